@@ -1,0 +1,1 @@
+"""One module per family of teachers: foreign conventions, adapted once."""
