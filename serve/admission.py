@@ -1,0 +1,65 @@
+"""Who may come in: a bound on accepted pictures, deadlines that can be kept, and the drain."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serve.backend import Backend
+from serve.errors import DeadlineError, NotReadyError, QueueFullError
+
+ELSEWHERE_S = 1.0  # a draining gateway is soon gone; another one, or its successor, answers
+
+
+class Admission:
+    """Counts the pictures that are accepted and not yet answered, in front of any back end."""
+
+    def __init__(self, backend: Backend, max_queue: int) -> None:
+        self._backend = backend
+        self._max_queue = max_queue
+        self._open = 0
+        self.draining = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was accepted has been answered."""
+        return self._open == 0
+
+    def check_ready(self) -> None:
+        """Raise NotReadyError, with the reason, unless requests are being accepted."""
+        if self.draining:
+            raise NotReadyError("the gateway is draining and accepts nothing new", ELSEWHERE_S)
+        if not self._backend.ready:
+            raise NotReadyError("the model is not loaded", ELSEWHERE_S)
+
+    @contextmanager
+    def admit(self, pictures: int, deadline_s: float) -> Iterator[None]:
+        """Hold places for a request's pictures while it is answered.
+
+        Raises NotReadyError, QueueFullError or DeadlineError at once, never after waiting.
+        """
+        self.check_ready()
+        self._check_queue(pictures)
+        self._check_deadline(pictures, deadline_s)
+        self._open += pictures
+        try:
+            yield
+        finally:
+            self._open -= pictures
+
+    def _check_queue(self, pictures: int) -> None:
+        excess = self._open + pictures - self._max_queue
+        if excess > 0:
+            share = min(1.0, excess / max(1, self._open))
+            raise QueueFullError(
+                f"{self._open} pictures are in work and {pictures} more were asked for, "
+                f"the gateway takes {self._max_queue} at a time",
+                retry_after_s=share * self._backend.wait_s(0),
+            )
+
+    def _check_deadline(self, pictures: int, deadline_s: float) -> None:
+        wait_s = self._backend.wait_s(pictures)
+        if wait_s > deadline_s:
+            raise DeadlineError(
+                f"ready in {wait_s * 1e3:.0f} ms, the deadline is {deadline_s * 1e3:.0f} ms; "
+                f"without a queue it would take {(wait_s - self._backend.wait_s(0)) * 1e3:.0f} ms",
+                retry_after_s=min(wait_s - deadline_s, self._backend.wait_s(0)),
+            )

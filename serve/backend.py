@@ -1,0 +1,38 @@
+"""The seam between the gateway and what makes pictures: one protocol, as small as it can be."""
+
+import asyncio
+from typing import NamedTuple, Protocol
+
+from serve.images import Pixels
+from serve.model import Feeds
+
+
+class Inferred(NamedTuple):
+    """A picture, how long it waited for its batch and how long the batch took."""
+
+    pixels: Pixels  # [H, W, 3] uint8
+    queue_s: float
+    infer_s: float
+
+
+class Backend(Protocol):
+    """Makes pictures from a graph's inputs. Used on one event loop, between start and close."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether pictures can be made now."""
+
+    async def start(self) -> None:
+        """Open what is needed; raises RepositoryError if the graph cannot be served."""
+
+    async def close(self) -> None:
+        """Let go of everything; pictures still waiting fail with InferenceError."""
+
+    def wait_s(self, pictures: int) -> float:
+        """Seconds until that many further pictures would be made, behind those that wait."""
+
+    def infer(self, feeds: Feeds) -> "asyncio.Future[Inferred]":
+        """Queue one picture, now. To cancel the future is to take it out of the queue.
+
+        The future fails with InferenceError if the batch of this picture fails.
+        """

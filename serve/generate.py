@@ -1,0 +1,185 @@
+"""From a request to pictures: the one path, for HTTP and for the command line alike."""
+
+import asyncio
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.backend import Backend, Inferred
+from serve.backend_ort import OrtBackend
+from serve.errors import FieldError, InvalidParametersError, ServeError
+from serve.images import Format, Origin, encode
+from serve.model import Feeds, Model, load_model
+from serve.noise import MAX_SEED
+from serve.schemas import GenerateRequest, parse_fields
+from serve.settings import Settings
+
+SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request that can be met: checked against the model, tokenised, its seeds chosen."""
+
+    prompt: str
+    ids: Feeds
+    seeds: tuple[int, ...]
+    format: Format
+    quality: int | None
+    tokenize_s: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture and what it was made from."""
+
+    data: bytes
+    format: Format
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The pictures of one order, and where the time went; for several, the slowest of each."""
+
+    pictures: tuple[Picture, ...]
+    queue_s: float
+    tokenize_s: float
+    infer_s: float
+    encode_s: float
+
+
+def read_order(request: GenerateRequest, model: Model, settings: Settings) -> Order:
+    """Check a request against the model and the limits; raises InvalidParametersError."""
+    start = time.perf_counter()
+    seed = secrets.randbits(32) if request.seed is None else request.seed
+    refused = _refused(request, seed, model, settings)
+    if refused:
+        raise InvalidParametersError.of(*refused)
+    ids = model.tokenize(request.prompt)
+    return Order(
+        prompt=request.prompt,
+        ids=ids,
+        seeds=tuple(range(seed, seed + request.num_images)),
+        format=request.format,
+        quality=request.quality,
+        tokenize_s=time.perf_counter() - start,
+    )
+
+
+def _refused(
+    request: GenerateRequest, seed: int, model: Model, settings: Settings
+) -> list[FieldError]:
+    """What the schema cannot know: limits of the settings, of the model, and between fields."""
+    refused = []
+    chars, last_seed = len(request.prompt), seed + request.num_images - 1
+    if chars > settings.max_prompt_chars:
+        detail = f"has {chars} characters, allowed are {settings.max_prompt_chars}"
+        refused.append(FieldError("prompt", detail))
+    if request.num_images > settings.max_images:
+        detail = f"is {request.num_images}, allowed is 1 to {settings.max_images}"
+        refused.append(FieldError("num_images", detail))
+    if last_seed > MAX_SEED:
+        detail = f"of the last picture would be {last_seed}, allowed is 0 to {MAX_SEED}"
+        refused.append(FieldError("seed", detail))
+    if request.size is not None and request.size not in model.manifest.sizes:
+        detail = f"is {request.size}, {model.label} has sizes: {', '.join(model.manifest.sizes)}"
+        refused.append(FieldError("size", detail))
+    if request.quality is not None and request.format == "png":
+        refused.append(FieldError("quality", "applies to jpeg and webp, the format is png"))
+    if request.model is not None and request.model not in (model.manifest.model, model.label):
+        refused.append(FieldError("model", f"is {request.model!r}, served is {model.label}"))
+    return refused
+
+
+class Generator:
+    """Fills orders with a model, a back end and a pool of threads that encode."""
+
+    def __init__(self, model: Model, backend: Backend, encode_workers: int) -> None:
+        self._model = model
+        self._backend = backend
+        self._encoders = ThreadPoolExecutor(encode_workers, thread_name_prefix="encode")
+
+    def close(self) -> None:
+        """Let the encoding threads go."""
+        self._encoders.shutdown(wait=False, cancel_futures=True)
+
+    async def generate(self, order: Order) -> Answer:
+        """The order's pictures; raises InferenceError. Cancelling takes them out of the queue."""
+        start = time.perf_counter()
+        feeds: list[Feeds] = [
+            {**order.ids, "noise": self._model.noise(seed)} for seed in order.seeds
+        ]
+        drawn = time.perf_counter()
+        inferred = await self._infer(feeds)
+        made = time.perf_counter()
+        pictures = await asyncio.gather(
+            *(
+                self._encode(order, seed, one)
+                for seed, one in zip(order.seeds, inferred, strict=True)
+            )
+        )
+        return Answer(
+            pictures=tuple(pictures),
+            queue_s=max(one.queue_s for one in inferred),
+            tokenize_s=order.tokenize_s + drawn - start,
+            infer_s=max(one.infer_s for one in inferred),
+            encode_s=time.perf_counter() - made,
+        )
+
+    async def _infer(self, feeds: list[Feeds]) -> list[Inferred]:
+        futures = [self._backend.infer(one) for one in feeds]
+        try:
+            return await asyncio.gather(*futures)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    async def _encode(self, order: Order, seed: int, inferred: Inferred) -> Picture:
+        origin = Origin(order.prompt, seed, self._model.label, self._model.manifest.digest)
+        loop = asyncio.get_running_loop()
+        data = await loop.run_in_executor(
+            self._encoders, encode, inferred.pixels, order.format, order.quality, origin
+        )
+        return Picture(data, order.format, origin)
+
+
+def generate_file(
+    settings: Settings,
+    prompt: str,
+    seed: int | None,
+    out: Path,
+    size: str | None = None,
+    quality: int | None = None,
+) -> Picture:
+    """Write one picture to `out`, in the format of its suffix: the gateway's very bytes.
+
+    Raises ServeError, with one sentence, for whatever is wrong with the arguments or the model.
+    """
+    format = SUFFIXES.get(out.suffix.lower())
+    if format is None:
+        raise ServeError(f"{out} ends in {out.suffix!r}, allowed are: {', '.join(SUFFIXES)}")
+    if not out.parent.is_dir():
+        raise ServeError(f"{out} cannot be written: there is no folder {out.parent}")
+    fields = {"prompt": prompt, "seed": seed, "size": size, "format": format, "quality": quality}
+    request = parse_fields(fields)
+    model = load_model(settings.repository, settings.model)
+    picture = asyncio.run(_one(read_order(request, model, settings), model, settings))
+    try:
+        out.write_bytes(picture.data)
+    except OSError as error:
+        raise ServeError(f"{out} cannot be written: {error.strerror}") from None
+    return picture
+
+
+async def _one(order: Order, model: Model, settings: Settings) -> Picture:
+    backend = OrtBackend(model, settings.threads, measure_s=0)
+    generator = Generator(model, backend, encode_workers=1)
+    await backend.start()
+    try:
+        return (await generator.generate(order)).pictures[0]
+    finally:
+        generator.close()
+        await backend.close()

@@ -1,0 +1,117 @@
+"""A model of the repository: found, checked and opened, but for its graph."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from serve import noise
+from serve.errors import FieldError, InvalidParametersError, RepositoryError
+from serve.manifest import Manifest, check_files, read_manifest
+
+Feeds = dict[str, NDArray[np.generic]]  # one picture's inputs by name, without the batch axis
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version of a model, with the tokenizer of each of its text inputs."""
+
+    folder: Path
+    manifest: Manifest
+    tokenizers: dict[str, Tokenizer]
+
+    @property
+    def label(self) -> str:
+        """Name and version, as in "shapes/1"."""
+        return f"{self.manifest.model}/{self.manifest.version}"
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX file."""
+        return self.folder / self.manifest.graph
+
+    def tokenize(self, prompt: str) -> Feeds:
+        """Ids of the prompt for each text input, [L] int64.
+
+        Raises InvalidParametersError where there are more of them than the model takes.
+        """
+        ids: Feeds = {}
+        for name, tokenizer in self.tokenizers.items():
+            tokens = tokenizer.encode(prompt).ids
+            limit = self.manifest.tokenizers[name].max_length
+            if len(tokens) > limit:
+                detail = f"is {len(tokens)} tokens long with start and end, allowed are {limit}"
+                raise InvalidParametersError.of(FieldError("prompt", detail))
+            ids[name] = np.array(tokens, dtype=np.int64)
+        return ids
+
+    def noise(self, seed: int) -> NDArray[np.float32]:
+        """The noise of one picture, [C, H, W]."""
+        shape = tuple(size for size in self.manifest.noise_shape if size is not None)
+        return noise.draw(seed, shape)
+
+
+def load_model(repository: Path, name: str | None = None) -> Model:
+    """The newest good version of a model; without a name, of the only one in the repository.
+
+    A newer version that is broken is logged by name and passed over. Raises RepositoryError.
+    """
+    folder = _model_folder(repository, name)
+    broken: list[RepositoryError] = []
+    for version in _versions(folder):
+        try:
+            model = _open(version)
+        except RepositoryError as error:
+            broken.append(error)
+            continue
+        for reason in broken:
+            log.warning("serving %s, since a newer version is broken: %s", model.label, reason)
+        return model
+    raise broken[0]
+
+
+def _open(folder: Path) -> Model:
+    manifest = read_manifest(folder)
+    if (manifest.model, manifest.version) != (folder.parent.name, int(folder.name)):
+        raise RepositoryError(
+            f"{folder} holds {manifest.model}/{manifest.version} by its manifest: it was moved"
+        )
+    check_files(folder, manifest)
+    tokenizers = {}
+    for name, entry in manifest.tokenizers.items():
+        tokenizer = Tokenizer.from_file(str(folder / entry.file))
+        tokenizer.no_truncation()  # a long prompt is refused, never cut
+        length = len(tokenizer.encode("").ids)
+        if length != entry.max_length:
+            raise RepositoryError(
+                f"{folder / entry.file} pads to {length} ids, input {name} takes {entry.max_length}"
+            )
+        tokenizers[name] = tokenizer
+    return Model(folder, manifest, tokenizers)
+
+
+def _model_folder(repository: Path, name: str | None) -> Path:
+    if not repository.is_dir():
+        raise RepositoryError(f"the model repository {repository} is not a folder")
+    models = {path.name: path for path in sorted(repository.iterdir()) if _versions(path)}
+    if not models:
+        raise RepositoryError(f"the model repository {repository} holds no model")
+    names = ", ".join(models)
+    if name is None and len(models) > 1:
+        raise RepositoryError(f"{repository} holds several models, name one of them: {names}")
+    if name is not None and name not in models:
+        raise RepositoryError(f"there is no model {name!r} in {repository}; it holds: {names}")
+    return models[name or names]
+
+
+def _versions(folder: Path) -> list[Path]:
+    """The numbered folders of a model, the newest first; hidden folders are not models."""
+    if folder.name.startswith(".") or not folder.is_dir():
+        return []
+    numbered = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return sorted(numbered, key=lambda path: int(path.name), reverse=True)

@@ -1,0 +1,110 @@
+"""The gateway as a process: load, listen, serve until a signal, drain, leave."""
+
+import asyncio
+import json
+import logging
+import math
+import signal
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from serve.app import create_app
+from serve.backend import Backend
+from serve.errors import SettingsError
+from serve.routes import Gateway
+from serve.settings import Settings
+
+EXAMPLE_PROMPT = "a small red circle on the left"
+
+log = logging.getLogger(__name__)
+
+
+def run_gateway(settings: Settings, backend: Backend | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; a second signal stops at once.
+
+    Returns 0 if everything that was accepted has been answered, else 1. Raises RepositoryError or
+    SettingsError if serving cannot begin.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    return asyncio.run(_serve(settings, backend))
+
+
+async def _serve(settings: Settings, backend: Backend | None) -> int:
+    app = create_app(settings, backend)
+    with _listen(settings) as listener:
+        async with app.router.lifespan_context(app):
+            server = DrainingServer(app, settings)
+            await server.serve(sockets=[listener])
+            return 0 if server.gateway.admission.idle else 1
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on host {settings.host}, port {settings.port}: {error.strerror}"
+        ) from None
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, but a first signal drains: it still answers, with 503 to what is new."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        # the lifespan is entered around the server, so that its errors reach the caller
+        super().__init__(
+            uvicorn.Config(
+                app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, ws="none"
+            )
+        )
+        assert isinstance(app.state.gateway, Gateway), "the lifespan has not begun"
+        self.gateway = app.state.gateway
+        self._settings = settings
+        self._drain_ends = math.inf
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept, and say so in two lines, the second of which works in a shell."""
+        await super().startup(sockets)
+        assert sockets, "the listening socket is opened before"
+        port = sockets[0].getsockname()[1]
+        url = f"http://{_reachable(self._settings.host)}:{port}"
+        model = self.gateway.model
+        body = json.dumps({"prompt": EXAMPLE_PROMPT, "seed": 1})
+        print(f"serving {model.label} ({', '.join(model.manifest.sizes)}) on {url}")
+        print(
+            f"curl -sS {url}/generate -H 'Content-Type: application/json' -d '{body}' -o a.png",
+            flush=True,
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. Second: leave now."""
+        if self.gateway.admission.draining:
+            self.should_exit = self.force_exit = True
+            return
+        log.info("%s: draining", signal.Signals(sig).name)
+        self.gateway.admission.draining = True
+        self._drain_ends = time.monotonic() + self._settings.drain_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: leave once the drain is done, or has taken too long."""
+        admission = self.gateway.admission
+        left_s = self._drain_ends - time.monotonic()
+        if admission.draining and (admission.idle or left_s <= 0):
+            self.config.timeout_graceful_shutdown = max(1, math.ceil(left_s))
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _reachable(host: str) -> str:
+    """A host that a client on this machine can use, fit for a URL."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,84 @@
+"""The gateway's settings: one frozen model, filled from SINGLEPASS_* variables and overrides."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serve.errors import SettingsError
+
+PREFIX = "SINGLEPASS_"
+
+log = logging.getLogger(__name__)
+
+
+class Settings(BaseModel):
+    """What an operator may choose. Field `max_queue` is read from SINGLEPASS_MAX_QUEUE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    repository: Path = Field(Path("model_repository"), description="folder of models")
+    model: str | None = Field(None, min_length=1, description="model to serve; None: the only one")
+    max_queue: int = Field(64, ge=1, le=65536, description="pictures accepted but not yet answered")
+    deadline_ms: int = Field(
+        60_000, ge=1, le=86_400_000, description="deadline of a request without X-Deadline-Ms"
+    )
+    max_images: int = Field(8, ge=1, le=1024, description="pictures in one request")
+    max_prompt_chars: int = Field(2_000, ge=1, le=10_000, description="characters in one prompt")
+    max_body_bytes: int = Field(65_536, ge=256, le=2**26, description="bytes in one request body")
+    encode_workers: int = Field(2, ge=1, le=256, description="threads that encode pictures")
+    threads: int = Field(0, ge=0, le=1024, description="threads in one model call; 0: all cores")
+    drain_s: float = Field(30.0, ge=0, le=3600, description="seconds to finish work after SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe messages that are logged"
+    )
+
+    @model_validator(mode="after")
+    def _queue_holds_one_request(self) -> Self:
+        if self.max_images > self.max_queue:
+            raise ValueError(
+                f"max_images is {self.max_images}, allowed is at most max_queue ({self.max_queue})"
+            )
+        return self
+
+    @classmethod
+    def from_environment(cls, overrides: Mapping[str, object] | None = None) -> Self:
+        """Settings from SINGLEPASS_* variables; overrides that are not None come before them.
+
+        Raises SettingsError with one sentence that names the variable (or `--option`), its value
+        and what is allowed. A SINGLEPASS_* name that is no setting is logged, not obeyed.
+        """
+        given = {key: value for key, value in (overrides or {}).items() if value is not None}
+        from_env = _environment()
+        try:
+            return cls.model_validate({**from_env, **given})
+        except ValidationError as error:
+            names = {key: PREFIX + key.upper() for key in from_env} | {
+                key: "--" + key.replace("_", "-") for key in given
+            }
+            raise SettingsError("; ".join(_sentence(e, names) for e in error.errors())) from None
+
+
+def _environment() -> dict[str, str]:
+    found = {}
+    for variable, value in os.environ.items():
+        key = variable.removeprefix(PREFIX).lower()
+        if variable.startswith(PREFIX) and key in Settings.model_fields:
+            found[key] = value
+        elif variable.startswith(PREFIX):
+            log.warning("%s is ignored: there is no such setting", variable)
+    return found
+
+
+def _sentence(error: Any, names: Mapping[str, str]) -> str:
+    """One pydantic error as one sentence with the name that the user wrote."""
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    key = str(error["loc"][0])
+    text = error["msg"][0].lower() + error["msg"][1:]
+    return f"{names.get(key, key)} is {str(error['input'])!r}: {text}"
