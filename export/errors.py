@@ -1,0 +1,17 @@
+"""What can be wrong with an export, one class per thing; the message is a sentence for the user."""
+
+
+class ExportError(Exception):
+    """Anything the user can put right; the command line prints it and exits non-zero."""
+
+
+class StudentError(ExportError):
+    """The student directory is missing, incomplete, or of a kind that is not supported."""
+
+
+class ParityError(ExportError):
+    """The ONNX graph does not draw the pictures that torch draws."""
+
+
+class RepositoryError(ExportError):
+    """The model repository cannot take the version, or holds one that is not whole."""

@@ -1,0 +1,127 @@
+"""The manifest of one version: what lies in its folder, how it is called, how it was checked.
+
+Its format is docs/repository.md. The digest stands for the files' contents alone: the same files
+have the same digest under any model name and version.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from export.errors import RepositoryError
+from export.signature import TOKENS, Signature, Tensor
+
+FORMAT = 1
+FILE = "manifest.json"
+GRAPH = "model.onnx"
+TOKENIZERS = {"input_ids": "tokenizer.json", "input_ids_2": "tokenizer_2.json"}
+CHUNK_BYTES = 1 << 20
+
+Manifest = dict[str, Any]
+
+
+def describe(signature: Signature, max_batch: int) -> Manifest:
+    """The part of a manifest that says how the graph is called."""
+    height, width, _ = signature.output.shape
+    return {
+        "task": "text-to-image",
+        "graph": GRAPH,
+        "inputs": [_tensor(tensor) for tensor in signature.inputs],
+        "output": _tensor(signature.output),
+        "sizes": [f"{width}x{height}"],
+        "max_batch": max_batch,
+        "tokenizers": {
+            name: {"file": file, "max_length": TOKENS} for name, file in TOKENIZERS.items()
+        },
+    }
+
+
+def complete(manifest: Manifest, folder: Path, model: str, version: int) -> Manifest:
+    """`manifest` with its format, its place and the hashes of every other file in the folder."""
+    files = file_records(path for path in folder.iterdir() if path.name != FILE)
+    place = {"format": FORMAT, "model": model, "version": version}
+    return {**manifest, **place, "files": files, "digest": digest_of(files)}
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Sorted keys, two spaces: the same manifest is the same bytes."""
+    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def file_records(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """sha256 and length in bytes of each file, by name."""
+    return {
+        file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+        for file in sorted(files)
+    }
+
+
+def digest_of(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """sha256 over what `sha256sum` prints for the files, sorted by name."""
+    lines = [f"{files[name]['sha256']}  {name}\n" for name in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def sha256_of(file: Path) -> str:
+    """Hex digest of a file of any length."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_version(folder: Path) -> Manifest:
+    """Hash every file of a version folder again; `RepositoryError` names the first bad one."""
+    manifest = _read(folder)
+    if manifest.get("format") != FORMAT:
+        raise RepositoryError(
+            f"format in {folder / FILE} is {manifest.get('format')!r}; this program reads {FORMAT}"
+        )
+    files = manifest["files"]
+    for name, record in files.items():
+        _check_file(folder / name, record)
+    unknown = {path.name for path in folder.iterdir()} - {FILE, *files}
+    if unknown:
+        raise RepositoryError(
+            f"{folder} holds {sorted(unknown)[0]}, which its manifest does not name"
+        )
+    if digest_of(files) != manifest["digest"]:
+        raise RepositoryError(f"digest in {folder / FILE} is not that of the files it lists")
+    return manifest
+
+
+def _read(folder: Path) -> Manifest:
+    """The manifest as JSON, with the keys that checking needs."""
+    file = folder / FILE
+    if not folder.is_dir():
+        raise RepositoryError(f"the version folder {folder} does not exist")
+    if not file.is_file():
+        raise RepositoryError(f"{folder} has no {FILE}: it is half written or no version at all")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RepositoryError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(manifest, dict) or not {"files", "digest"} <= manifest.keys():
+        raise RepositoryError(f"{file} names no files and digest: it is not a manifest")
+    return manifest
+
+
+def _check_file(file: Path, record: Mapping[str, Any]) -> None:
+    """Length first, since it is cheap and says more than a hash."""
+    if not file.is_file():
+        raise RepositoryError(f"{file} is missing, but the manifest names it")
+    length = file.stat().st_size
+    if length != record["bytes"]:
+        raise RepositoryError(f"{file} has {length} bytes; the manifest says {record['bytes']}")
+    found = sha256_of(file)
+    if found != record["sha256"]:
+        raise RepositoryError(f"{file} has sha256 {found}; the manifest says {record['sha256']}")
+
+
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    """As the manifest writes it: the batch is null."""
+    return {"name": tensor.name, "dtype": tensor.dtype, "shape": [None, *tensor.shape]}
