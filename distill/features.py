@@ -93,9 +93,7 @@ def flat_feature(layer: str, hidden: Tensor, pool: int) -> Tensor:
     if hidden.ndim == 4 and pool > 1:
         height, width = hidden.shape[2:]
         if height % pool or width % pool:
-            raise ValueError(
-                f"pool is {pool}, which does not divide layer {layer!r}'s map of {height}x{width}"
-            )
+            raise ValueError(f"pool is {pool}, but must divide layer {layer!r} of {height}x{width}")
         hidden = fn.avg_pool2d(hidden, pool)
     return hidden.flatten(1)
 

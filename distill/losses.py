@@ -23,7 +23,7 @@ Figures = dict[str, float | Tensor]
 MIN_DISTANCE = 1e-4  # the root of the clamp on the squared distance, 1e-8
 MIN_SCALE = 1e-3
 MIN_AFFINITY_SQUARED = 1e-6
-MIN_RMS = 1e-8  # keeps a force that is exactly zero at zero
+MIN_RMS = 1e-6  # a force of rounding errors alone stays near zero
 SELF_DISTANCE = 1e6
 
 
@@ -33,8 +33,7 @@ def pairwise_distances(x: Tensor, y: Tensor) -> Tensor:
     x [B, N, D], y [B, M, D] -> [B, N, M]. By differences, not by the matrix product: the
     sum |x|² + |y|² − 2xy cancels where long vectors lie close, which is where the kernel looks.
     """
-    assert x.ndim == y.ndim == 3, f"features have shapes {x.shape} and {y.shape}, not [B, N, D]"
-    assert x.shape[::2] == y.shape[::2], f"B and D differ: {x.shape} against {y.shape}"
+    check_shapes(x, y)
     d = torch.cdist(x.float(), y.float(), compute_mode="donot_use_mm_for_euclid_dist")
     return d.clamp(min=MIN_DISTANCE)
 
@@ -45,6 +44,7 @@ def relative_distances(x: Tensor, g: Tensor, p: Tensor, mask_self: bool) -> tupl
     x [B, N, D], g [B, M, D], p [B, P, D] -> d/s [B, N, M+P] and s, a scalar. `mask_self` puts a
     sample out of its own reach (x and g are then the same points).
     """
+    check_shapes(g, p)
     d = pairwise_distances(x, torch.cat([g, p], dim=1))
     s = d.mean()
     d = d / s.clamp(min=MIN_SCALE)
@@ -182,6 +182,12 @@ def layer_key(name: str, layer: str) -> str:
 def root_mean_square(x: Tensor) -> Tensor:
     """Root mean square over every element: any shape -> scalar."""
     return x.square().mean().sqrt()
+
+
+def check_shapes(x: Tensor, y: Tensor) -> None:
+    """Assert that both are [B, any, D]."""
+    assert x.ndim == y.ndim == 3, f"features have shapes {x.shape} and {y.shape}, not [B, N, D]"
+    assert x.shape[::2] == y.shape[::2], f"B and D differ: {x.shape} against {y.shape}"
 
 
 def check_radii(radii: Sequence[float]) -> None:
