@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 MAX_SEED = 2**64 - 1  # as torch.Generator.manual_seed; of these 64 bits MT19937 uses the low 32
 BLOCK = 16
+TWO_PI = np.float32(2.0 * math.pi)  # torch's angles are float32; their rounding moves the normals
 
 
 def draw(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Standard normal noise of `shape` (16 values or more), equal to torch's within 5e-7.
 
-    Computed in float64 and rounded once, so that it does not hang on a machine's libm.
+    But for the angle, which is rounded as torch rounds it, computed in float64 and rounded once:
+    so it does not hang on a machine's libm.
     """
     count = math.prod(shape)
     assert 0 <= seed <= MAX_SEED, f"seed {seed} outside 0..{MAX_SEED}"
@@ -43,6 +45,6 @@ def _box_muller(uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
     """[16 k] uniforms -> [16 k] normals, block by block."""
     blocks = uniforms.reshape(-1, 2, BLOCK // 2)
     radius = np.sqrt(-2.0 * np.log(1.0 - blocks[:, 0]))
-    angle = 2.0 * math.pi * blocks[:, 1]
+    angle = (TWO_PI * blocks[:, 1].astype(np.float32)).astype(np.float64)
     normals = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
     return normals.reshape(-1)
