@@ -1,0 +1,176 @@
+"""The micro-batcher with functions for a model, and the times that steer it."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from serve.batcher import Batcher
+from serve.errors import InferenceError
+from serve.service_times import ServiceTimes, measure
+
+PAYS = ServiceTimes({1: 0.010, 2: 0.012, 4: 0.016})
+
+
+class Model:
+    """Picture i is i; a call can be held back, and fails on a row that says so."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.go = threading.Event()
+        self.go.set()
+
+    def __call__(self, rows):
+        self.go.wait(10)
+        values = [int(row["i"]) for row in rows]
+        self.batches.append(values)
+        if -1 in values:
+            raise ValueError("a row that this model cannot take")
+        return [np.full((1, 1, 3), value, np.uint8) for value in values]
+
+
+def feeds(i: int):
+    return {"i": np.array(i)}
+
+
+async def run(model: Model, times: ServiceTimes, scenario):
+    batcher = Batcher(model, times)
+    try:
+        return await scenario(batcher)
+    finally:
+        model.go.set()
+        await batcher.close()
+
+
+async def hold(model: Model, batcher: Batcher, values):
+    """Queue the first value alone, and the others while its call is held back."""
+    model.go.clear()
+    futures = [batcher.submit(feeds(values[0]))]
+    await asyncio.sleep(0.02)
+    futures += [batcher.submit(feeds(value)) for value in values[1:]]
+    return futures
+
+
+def test_an_idle_model_runs_one_picture_at_once_and_batches_what_came_meanwhile():
+    model = Model()
+
+    async def scenario(batcher):
+        futures = await hold(model, batcher, range(8))
+        model.go.set()
+        return await asyncio.gather(*futures)
+
+    done = asyncio.run(run(model, PAYS, scenario))
+    assert model.batches == [[0], [1, 2, 3, 4], [5, 6], [7]]
+    assert [int(one.pixels[0, 0, 0]) for one in done] == list(range(8))
+    assert done[1].queue_s > 0
+
+
+def test_batches_that_do_not_pay_are_not_made():
+    model = Model()
+
+    async def scenario(batcher):
+        futures = await hold(model, batcher, range(3))
+        model.go.set()
+        await asyncio.gather(*futures)
+
+    asyncio.run(run(model, ServiceTimes({1: 0.01}), scenario))
+    assert model.batches == [[0], [1], [2]]
+
+
+def test_a_cancelled_picture_is_never_made():
+    model = Model()
+
+    async def scenario(batcher):
+        futures = await hold(model, batcher, range(4))
+        waited_s = batcher.wait_s(1)
+        futures[1].cancel()
+        futures[2].cancel()
+        assert batcher.wait_s(1) < waited_s
+        model.go.set()
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+    done = asyncio.run(run(model, PAYS, scenario))
+    assert model.batches == [[0], [3]]
+    assert isinstance(done[1], asyncio.CancelledError)
+
+
+def test_a_failed_batch_fails_its_members_and_the_next_goes_on(caplog):
+    model = Model()
+
+    async def scenario(batcher):
+        futures = await hold(model, batcher, [0, -1, 2, 3])
+        model.go.set()
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+    done = asyncio.run(run(model, ServiceTimes({1: 0.1, 2: 0.1}), scenario))
+    assert [isinstance(one, InferenceError) for one in done] == [False, True, True, False]
+    assert isinstance(done[1].__cause__, ValueError)
+    assert "a batch of 2 failed" in caplog.text
+
+
+def test_the_wait_counts_the_running_call_the_queue_and_the_newcomer():
+    model = Model()
+    slow = ServiceTimes({1: 10.0, 2: 12.0})
+
+    async def scenario(batcher):
+        assert batcher.wait_s(1) == 10
+        await hold(model, batcher, range(3))
+        return batcher.wait_s(1)
+
+    waited_s = asyncio.run(run(model, slow, scenario))
+    assert 31 < waited_s <= 32  # what is left of 10, then a batch of 2 and one alone
+
+
+def test_closing_fails_what_waits_and_what_runs():
+    model = Model()
+
+    async def scenario(batcher):
+        futures = await hold(model, batcher, range(3))
+        await batcher.close()
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+    done = asyncio.run(run(model, ServiceTimes({1: 0.1}), scenario))
+    assert [str(one) for one in done] == ["the gateway has stopped"] * 3
+
+
+@pytest.mark.parametrize(("waiting", "size"), [(1, 1), (2, 2), (3, 2), (4, 4), (99, 4)])
+def test_the_largest_batch_that_pays_is_chosen(waiting, size):
+    assert PAYS.batch(waiting) == size
+
+
+def test_the_total_time_is_that_of_the_batches_that_will_run():
+    assert PAYS.total_s(0) == 0
+    assert PAYS.total_s(7) == pytest.approx(0.016 + 0.012 + 0.010)
+
+
+def sleeping(seconds_of, picture_of=lambda row, rows: row["i"]):
+    def call(rows):
+        time.sleep(seconds_of(len(rows)))
+        return [picture_of(row, rows) for row in rows]
+
+    return call
+
+
+def test_measuring_keeps_the_sizes_that_take_less_time_a_picture():
+    rows = [feeds(i) for i in range(4)]
+    constant = measure(sleeping(lambda size: 0.004), rows, budget_s=5)
+    linear = measure(sleeping(lambda size: 0.004 * size), rows, budget_s=5)
+    assert sorted(constant.seconds) == [1, 2, 3, 4]
+    assert constant.seconds[4] == pytest.approx(0.004, rel=0.5)
+    assert sorted(linear.seconds) == [1]
+
+
+def test_a_batch_size_that_changes_pictures_is_not_used(caplog):
+    wrong = sleeping(lambda size: 0.003, lambda row, rows: row["i"] + (len(rows) == 3))
+    times = measure(wrong, [feeds(i) for i in range(4)], budget_s=5)
+    assert sorted(times.seconds) == [1, 2, 4]
+    assert "batches of 3 are not used: they change the pictures" in caplog.text
+
+
+def test_measuring_a_slow_model_ends_with_its_budget():
+    start = time.perf_counter()
+    times = measure(sleeping(lambda size: 0.1), [feeds(i) for i in range(8)], budget_s=0.05)
+    assert sorted(times.seconds) == [1]
+    assert time.perf_counter() - start < 0.5

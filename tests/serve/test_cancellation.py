@@ -1,0 +1,51 @@
+"""A client that goes away takes its pictures with it."""
+
+import asyncio
+import json
+
+from fake_backend import FakeBackend
+
+from serve.app import create_app
+
+
+async def never(feeds):
+    await asyncio.Event().wait()
+
+
+async def post_and_leave(app, backend: FakeBackend) -> list[dict]:
+    """One POST over bare ASGI; the client is gone once its pictures wait in the back end."""
+    body = json.dumps({"prompt": "a red circle", "num_images": 3}).encode()
+    sent: list[dict] = []
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        while len(backend.pending) < 3:
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/generate",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    await asyncio.wait_for(app(scope, receive, send), 5)
+    return sent
+
+
+def test_pictures_of_a_client_that_went_away_leave_the_queue(settings):
+    async def scenario():
+        backend = FakeBackend(never)
+        app = create_app(settings, backend)
+        async with app.router.lifespan_context(app):
+            sent = await post_and_leave(app, backend)
+            await asyncio.sleep(0.01)
+            return sent[0]["status"], len(backend.pending), app.state.gateway.admission.idle
+
+    assert asyncio.run(scenario()) == (499, 0, True)
