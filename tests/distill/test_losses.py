@@ -188,8 +188,11 @@ def test_coverage_agrees_with_the_formula_written_out() -> None:
 
 def test_coverage_gradient_holds_the_bandwidth_fixed() -> None:
     g, a = gaussian(1, 2, 3, shift=2.0).requires_grad_(), gaussian(1, 3, 3, seed=1)
+    a.requires_grad_()
     loss, _ = losses.coverage_loss(g, a, alpha=1.0)
     loss.backward()
+    assert a.grad is None
+    a.requires_grad_(False)
     expected = g.detach().clone().requires_grad_()
     d = (a[:, :, None] - expected[:, None]).square().sum(3).sqrt()
     h = d.detach().median()

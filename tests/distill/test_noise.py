@@ -115,6 +115,15 @@ def test_noise_levels_are_redrawn_eight_times_before_they_are_clamped() -> None:
     assert (draws == 0.1).float().mean().item() == pytest.approx(clamped[1].item(), abs=8e-3)
 
 
+def test_a_noise_level_is_the_first_draw_in_range_or_else_the_last_clamped() -> None:
+    normal = torch.randn(9, 200, generator=torch.Generator().manual_seed(0))
+    sigmas = sample_sigma(torch.Generator().manual_seed(0), 200, 0.0, 1.0, low=0.9, high=1.1)
+    for column, sigma in zip(normal.exp().T.tolist(), sigmas.tolist(), strict=True):
+        inside = [draw for draw in column if 0.9 <= draw <= 1.1]
+        expected = inside[0] if inside else min(max(column[-1], 0.9), 1.1)
+        assert sigma == pytest.approx(expected, rel=1e-6)
+
+
 def test_noise_levels_repeat_with_the_seed_and_a_point_range_is_a_constant() -> None:
     first, again = (sample_sigma(torch.Generator().manual_seed(3), 9) for _ in range(2))
     assert torch.equal(first, again)
