@@ -1,5 +1,6 @@
 """Who may come in: a bound on accepted pictures, deadlines that can be kept, and the drain."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ class Admission:
         self._max_queue = max_queue
         self._open = 0
         self.draining = False
+        self.stopped = asyncio.Event()  # the drain has taken too long: what is left is refused
 
     @property
     def idle(self) -> bool:

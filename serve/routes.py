@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from serve.admission import Admission
+from serve.admission import ELSEWHERE_S, Admission
 from serve.errors import (
     BodyTooLargeError,
     FieldError,
@@ -54,7 +54,7 @@ async def generate(request: Request) -> Response:
     deadline_s = _deadline_s(request, gateway.settings)
     fields = parse_body(await _body(request, gateway.settings.max_body_bytes))
     order = read_order(fields, gateway.model, gateway.settings)
-    answer = await _unless_gone(request, _fill(gateway, order, deadline_s))
+    answer = await _unless_gone(request, gateway.admission, _fill(gateway, order, deadline_s))
     if answer is None:
         return Response(status_code=CLIENT_CLOSED)
     if len(answer.pictures) > 1 or _wants_json(request):
@@ -78,7 +78,7 @@ async def readyz(request: Request) -> Response:
 def _gateway(request: Request) -> Gateway:
     gateway = request.app.state.gateway
     if gateway is None:
-        raise NotReadyError("the model is not loaded", retry_after_s=1.0)
+        raise NotReadyError("the model is not loaded", ELSEWHERE_S)
     assert isinstance(gateway, Gateway), f"app.state.gateway is {type(gateway)}"
     return gateway
 
@@ -88,15 +88,24 @@ async def _fill(gateway: Gateway, order: Order, deadline_s: float) -> Answer:
         return await gateway.generator.generate(order)
 
 
-async def _unless_gone(request: Request, work: Coroutine[None, None, Answer]) -> Answer | None:
-    """The work's result; None, and the work cancelled, if the client goes away before."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+async def _unless_gone(
+    request: Request, admission: Admission, work: Coroutine[None, None, Answer]
+) -> Answer | None:
+    """The work's result; None, and the work cancelled, if the client goes away before.
+
+    Raises NotReadyError if the gateway stops before.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    stopped = asyncio.ensure_future(admission.stopped.wait())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, gone, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done() and not task.done():
+            raise NotReadyError("the gateway stops before this could be answered", ELSEWHERE_S)
         return task.result() if task.done() else None
     finally:
-        task.cancel()
-        gone.cancel()
+        for waiting in (task, gone, stopped):
+            waiting.cancel()
 
 
 async def _gone(request: Request) -> None:

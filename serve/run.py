@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def run_gateway(settings: Settings, backend: Backend | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; a second signal stops at once.
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain.
 
     Returns 0 if everything that was accepted has been answered, else 1. Raises RepositoryError or
     SettingsError if serving cannot begin.
@@ -41,7 +41,7 @@ async def _serve(settings: Settings, backend: Backend | None) -> int:
         async with app.router.lifespan_context(app):
             server = DrainingServer(app, settings)
             await server.serve(sockets=[listener])
-            return 0 if server.gateway.admission.idle else 1
+            return 1 if server.gateway.admission.stopped.is_set() else 0
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -86,19 +86,20 @@ class DrainingServer(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain. Second: leave now."""
-        if self.gateway.admission.draining:
-            self.should_exit = self.force_exit = True
-            return
-        log.info("%s: draining", signal.Signals(sig).name)
-        self.gateway.admission.draining = True
-        self._drain_ends = time.monotonic() + self._settings.drain_s
+        """First signal: drain. Second: the drain is over."""
+        draining, self.gateway.admission.draining = self.gateway.admission.draining, True
+        left_s = 0.0 if draining else self._settings.drain_s
+        self._drain_ends = time.monotonic() + left_s
+        log.info("%s: draining for at most %.0f s", signal.Signals(sig).name, left_s)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: leave once the drain is done, or has taken too long."""
         admission = self.gateway.admission
         left_s = self._drain_ends - time.monotonic()
         if admission.draining and (admission.idle or left_s <= 0):
+            if not admission.idle:
+                log.warning("the drain is over, what is still in work is answered with 503")
+                admission.stopped.set()
             self.config.timeout_graceful_shutdown = max(1, math.ceil(left_s))
             self.should_exit = True
         return await super().on_tick(counter)

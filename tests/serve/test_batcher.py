@@ -96,6 +96,20 @@ def test_a_cancelled_picture_is_never_made():
     assert isinstance(done[1], asyncio.CancelledError)
 
 
+@pytest.mark.parametrize("value", [1, -1])
+def test_a_picture_cancelled_while_it_is_made_does_not_disturb_its_batch(value):
+    model = Model()
+
+    async def scenario(batcher):
+        (future,) = await hold(model, batcher, [value])
+        future.cancel()
+        model.go.set()
+        return await batcher.submit(feeds(2))
+
+    assert asyncio.run(run(model, PAYS, scenario)).pixels[0, 0, 0] == 2
+    assert model.batches == [[value], [2]]
+
+
 def test_a_failed_batch_fails_its_members_and_the_next_goes_on(caplog):
     model = Model()
 
@@ -116,8 +130,11 @@ def test_the_wait_counts_the_running_call_the_queue_and_the_newcomer():
 
     async def scenario(batcher):
         assert batcher.wait_s(1) == 10
-        await hold(model, batcher, range(3))
-        return batcher.wait_s(1)
+        futures = await hold(model, batcher, range(3))
+        waited_s = batcher.wait_s(1)
+        for future in futures:
+            future.cancel()
+        return waited_s
 
     waited_s = asyncio.run(run(model, slow, scenario))
     assert 31 < waited_s <= 32  # what is left of 10, then a batch of 2 and one alone

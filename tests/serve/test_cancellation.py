@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from fake_backend import FakeBackend
+from fake_backend import FakeBackend, client_of
 
 from serve.app import create_app
 
@@ -49,3 +49,19 @@ def test_pictures_of_a_client_that_went_away_leave_the_queue(settings):
             return sent[0]["status"], len(backend.pending), app.state.gateway.admission.idle
 
     assert asyncio.run(scenario()) == (499, 0, True)
+
+
+def test_pictures_still_in_work_when_the_gateway_stops_are_refused(settings):
+    async def scenario():
+        backend = FakeBackend(never)
+        app = create_app(settings, backend)
+        async with client_of(app) as client:
+            post = asyncio.create_task(client.post("/generate", json={"prompt": "a red circle"}))
+            while not backend.pending:
+                await asyncio.sleep(0.01)
+            app.state.gateway.admission.stopped.set()
+            return await post
+
+    answer = asyncio.run(scenario())
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "the gateway stops before this could be answered"
