@@ -57,11 +57,13 @@ def export_student(
     signature = text_to_image(loaded.latent_channels, loaded.latent_size, loaded.size_px)
     graph = OneStepGraph(loaded)
     report(f"loaded {student} in {clock.lap('load'):.1f} s")
+    cases = draw_cases(loaded, graph, signature, max(MEASURED_ROWS, max_batch))
+    report(f"drew {len(cases.torch_pictures)} pictures in {clock.lap('reference'):.1f} s")
     with staging(repository) as staged:
         write_onnx(graph, signature, staged / GRAPH)
         size_mb = sum(file.stat().st_size for file in staged.iterdir()) / 1e6
         report(f"wrote one graph, {size_mb:.1f} MB, in {clock.lap('onnx'):.1f} s")
-        parity = _gate(loaded, graph, signature, staged / GRAPH, max_batch)
+        parity = verify(open_session(staged / GRAPH, torch.get_num_threads()), cases, max_batch)
         report(f"{parity.table()}\nparity holds, measured in {clock.lap('parity'):.1f} s")
         _write_tokenizers(loaded, staged)
         published = publish(
@@ -81,14 +83,6 @@ def check_max_batch(max_batch: int) -> None:
     """The largest batch a server may send."""
     if not 1 <= max_batch <= LARGEST_BATCH:
         raise ExportError(f"max_batch is {max_batch}; it must lie between 1 and {LARGEST_BATCH}")
-
-
-def _gate(
-    student: Student, graph: OneStepGraph, signature: Signature, file: Path, max_batch: int
-) -> Parity:
-    """ONNX Runtime with as many threads as torch has, against torch and stock diffusers."""
-    cases = draw_cases(student, graph, signature, max(MEASURED_ROWS, max_batch))
-    return verify(open_session(file, torch.get_num_threads()), cases, max_batch)
 
 
 def _write_tokenizers(student: Student, folder: Path) -> None:

@@ -1,0 +1,73 @@
+"""The file: standard operators, a dynamic batch, stated names, and nothing about its maker."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from export import to_onnx
+from export.session import open_session
+from export.signature import Signature, Tensor
+from export.to_onnx import OPSET, check_onnx, write_onnx
+
+
+class Scale(nn.Module):
+    """A graph of one weight: [B, 2] float32 -> [B, 2] uint8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(512.0).reshape(256, 2))
+
+    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        return (noise * self.weight.sum(0)).clamp(0, 255).to(torch.uint8)
+
+
+SMALL = Signature((Tensor("noise", "float32", (2,)),), Tensor("image", "uint8", (2,)))
+
+
+def test_the_file_says_nothing_of_the_machine_or_the_source(run) -> None:
+    content = (run.exported.folder / "model.onnx").read_bytes()
+    source = str(Path(to_onnx.__file__).parent).encode()
+    for trace in (b"site-packages", b".py", b"stack_trace", b"fx_node", b"/home", source):
+        assert trace not in content, trace
+    model = onnx.load_model_from_string(content)
+    assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
+    assert not model.metadata_props
+
+
+def test_the_graph_has_standard_operators_and_its_stated_opset(run) -> None:
+    model = onnx.load(run.exported.folder / "model.onnx")
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
+    assert {node.domain for node in model.graph.node} == {""}
+    assert len(model.functions) == 0
+
+
+def test_inputs_and_output_are_as_stated_with_the_batch_open(run, signature: Signature) -> None:
+    model = onnx.load(run.exported.folder / "model.onnx")
+    check_onnx(run.exported.folder / "model.onnx", signature)
+    values = [*model.graph.input, *model.graph.output]
+    assert [v.name for v in values] == ["input_ids", "input_ids_2", "noise", "image"]
+    assert {v.type.tensor_type.shape.dim[0].dim_param for v in values} == {"batch"}
+
+
+def test_large_weights_lie_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_onnx, "INLINE_BYTES", 100)
+    write_onnx(Scale().eval(), SMALL, tmp_path / "model.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    pictures = open_session(tmp_path / "model.onnx")({"noise": np.full((3, 2), 1e-3, np.float32)})
+    np.testing.assert_array_equal(pictures, np.array([[65, 65]] * 3, np.uint8))
+
+
+def test_a_graph_whose_batch_is_fixed_fails_the_check(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    write_onnx(Scale().eval(), SMALL, file)
+    model = onnx.load(file)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, file)
+    with pytest.raises(AssertionError, match="the batch of noise is fixed at 2"):
+        check_onnx(file, SMALL)
