@@ -19,7 +19,7 @@ from export.signature import Signature, Tensor
 
 OPSET = 23
 EXAMPLE_BATCH = 2  # 0 and 1 are special to torch.export; any other stands for all
-LARGEST_BATCH = 1024
+LARGEST_BATCH = 63  # from 64 on, diffusers' upsampling takes another branch
 INLINE_BYTES = 1_500_000_000  # a protobuf ends at 2 GB; beyond this the weights lie beside it
 EXPORTER_LOGS = ("torch.onnx._internal.exporter._registration",)
 
