@@ -13,11 +13,19 @@ from pathlib import Path
 import torch
 
 from export.engine import engine_advice, nvidia_gpu_found
-from export.errors import ExportError
+from export.errors import ExportError, RepositoryError
 from export.graph import OneStepGraph
-from export.manifest import GRAPH, TOKENIZERS, Manifest, describe, digest_of, file_records
+from export.manifest import (
+    GRAPH,
+    TOKENIZERS,
+    Manifest,
+    check_version,
+    describe,
+    digest_of,
+    sha256_of,
+)
 from export.parity import Parity
-from export.repository import check_name, publish, staging
+from export.repository import check_name, publish, staging, versions
 from export.session import open_session
 from export.signature import Signature, text_to_image
 from export.student import Student, load_student
@@ -79,6 +87,23 @@ def export_student(
     return Exported(published.folder, published.version, published.digest, parity, clock.seconds)
 
 
+def find_published(student: Path, repository: Path, name: str, max_batch: int) -> Path | None:
+    """The newest whole version of model `name` that holds this very student, or None."""
+    if not (student / "unet").is_dir() or not (repository / name).is_dir():
+        return None
+    digest = student_sha256(student)
+    for number in sorted(versions(repository / name), reverse=True):
+        folder = repository / name / str(number)
+        try:
+            manifest = check_version(folder)
+        except RepositoryError:
+            continue
+        same = manifest["source"].get("student_sha256") == digest
+        if same and manifest["max_batch"] == max_batch:
+            return folder
+    return None
+
+
 def check_max_batch(max_batch: int) -> None:
     """The largest batch a server may send."""
     if not 1 <= max_batch <= LARGEST_BATCH:
@@ -101,18 +126,20 @@ def _facts(student: Student, signature: Signature, max_batch: int, parity: Parit
         "parity": parity.to_json(),
         "source": {
             "student": student.folder.resolve().name,
-            "unet_sha256": unet_sha256(student.folder),
+            "student_sha256": student_sha256(student.folder),
         },
         "versions": {**{library: installed(library) for library in LIBRARIES}, "opset": OPSET},
     }
 
 
-def unet_sha256(folder: Path) -> str:
-    """sha256 of the UNet's weights: of the one file, or of the `sha256sum` lines of its shards."""
-    records = file_records((folder / "unet").glob("*.safetensors"))
-    if len(records) == 1:
-        return str(next(iter(records.values()))["sha256"])
-    return digest_of(records)
+def student_sha256(folder: Path) -> str:
+    """sha256 over the `sha256sum` lines of every file of the directory, by relative path."""
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path)}
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    return digest_of(files)
 
 
 class _Clock:

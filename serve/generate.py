@@ -183,3 +183,31 @@ async def _one(order: Order, model: Model, settings: Settings) -> Picture:
     finally:
         generator.close()
         await backend.close()
+
+
+def time_pictures(
+    settings: Settings, count: int, prompt: str = "a small red circle"
+) -> list[float]:
+    """Seconds from text to PNG bytes of `count` pictures, one at a time, on a warm model.
+
+    Raises ServeError, as `generate_file` does.
+    """
+    model = load_model(settings.repository, settings.model)
+    return asyncio.run(_time_each(model, settings, count, prompt))
+
+
+async def _time_each(model: Model, settings: Settings, count: int, prompt: str) -> list[float]:
+    backend = OrtBackend(model, settings.threads, measure_s=0)
+    generator = Generator(model, backend, encode_workers=1)
+    await backend.start()
+    times = []
+    try:
+        for seed in range(count + 1):
+            start = time.perf_counter()
+            request = parse_fields({"prompt": prompt, "seed": seed, "format": "png"})
+            await generator.generate(read_order(request, model, settings))
+            times.append(time.perf_counter() - start)
+    finally:
+        generator.close()
+        await backend.close()
+    return times[1:]  # the first warms up

@@ -1,5 +1,6 @@
 """From a student directory to a version that plain readers open; a bad one is never published."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,8 +16,8 @@ from tokenizers import Tokenizer
 
 from export.engine import build_command, engine_advice, nvidia_gpu_found
 from export.errors import ExportError, ParityError
-from export.export import export_student, unet_sha256
-from export.manifest import check_version, digest_of, file_records, sha256_of
+from export.export import export_student, student_sha256
+from export.manifest import check_version, sha256_of
 from export.session import open_session
 
 KEYS = """digest files format graph inputs max_batch model one_step output parity sizes source task
@@ -48,8 +49,8 @@ def test_the_manifest_is_sorted_indented_json_that_names_no_path(run, tiny_stude
     assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
     assert str(tiny_student.parent) not in text
     source = json.loads(text)["source"]
-    weights = tiny_student / "unet" / "diffusion_pytorch_model.safetensors"
-    assert source == {"student": tiny_student.name, "unet_sha256": sha256_of(weights)}
+    digest = student_sha256(tiny_student)
+    assert source == {"student": tiny_student.name, "student_sha256": digest}
 
 
 def test_the_report_names_each_stage_and_what_is_left_for_tensorrt(run) -> None:
@@ -125,11 +126,15 @@ def test_an_impossible_max_batch_is_refused_before_any_work(
     assert not (tmp_path / "repository").exists()
 
 
-def test_the_weights_of_a_sharded_unet_have_one_digest(tmp_path: Path) -> None:
+def test_the_digest_of_a_student_is_that_of_sha256sum_over_its_files(tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
-    for shard in ("a", "b"):
-        (tmp_path / "unet" / f"{shard}.safetensors").write_text(shard)
-    assert unet_sha256(tmp_path) == digest_of(file_records((tmp_path / "unet").iterdir()))
+    for name in ("unet/a.safetensors", "model_index.json"):
+        (tmp_path / name).write_text(name)
+    lines = "".join(
+        f"{sha256_of(tmp_path / name)}  {name}\n"
+        for name in ("model_index.json", "unet/a.safetensors")
+    )
+    assert student_sha256(tmp_path) == hashlib.sha256(lines.encode()).hexdigest()
 
 
 def test_the_engine_command_covers_every_batch_the_model_takes(signature) -> None:

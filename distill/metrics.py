@@ -1,0 +1,49 @@
+"""Figures of quality, as pure functions of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+
+def frechet_distance(x: Matrix, y: Matrix) -> float:
+    """Squared Fréchet distance of the Gaussians fitted to rows x [n, D] and y [m, D].
+
+    |μx − μy|² + tr(Cx + Cy − 2 (Cx Cy)^½) (Dowson and Landau, 1982; on network features it is FID,
+    arXiv 1706.08500). The trace of the root is the sum of the roots of the eigenvalues of Cx Cy,
+    which are those of the symmetric Cx^½ Cy Cx^½: no complex root is ever taken.
+    """
+    assert x.ndim == y.ndim == 2, f"{x.shape} and {y.shape} are not [n, D]"
+    assert x.shape[1] == y.shape[1], f"{x.shape[1]} against {y.shape[1]} attributes"
+    mean = x.mean(0) - y.mean(0)
+    Cx, Cy = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    values, vectors = np.linalg.eigh(Cx)
+    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ Cy @ root), 0, None)).sum()
+    return float(mean @ mean + np.trace(Cx) + np.trace(Cy) - 2 * cross)
+
+
+def shares(seen: Sequence[str | None], modes: Sequence[str]) -> dict[str, float]:
+    """The share of pictures that show each mode; what shows none of them counts in the whole."""
+    assert seen, "no picture to count modes in"
+    return {mode: sum(s == mode for s in seen) / len(seen) for mode in modes}
+
+
+def mode_coverage(
+    found: Mapping[str, Mapping[str, float]], expected: Mapping[str, Mapping[str, float]]
+) -> float:
+    """The share of modes, over all captions, seen at a third or more of the expected share.
+
+    Both are shares by caption and mode. A mode whose expected share is 0 asks for nothing.
+    """
+    assert found.keys() == expected.keys(), "the captions differ"
+    met = [
+        found[caption][mode] >= share / 3
+        for caption, by_mode in expected.items()
+        for mode, share in by_mode.items()
+    ]
+    return sum(met) / len(met)

@@ -1,0 +1,250 @@
+"""The recipe: one validated YAML file that says everything about a distillation.
+
+Paths in a recipe are relative to the file that holds it. An unknown key, a wrong type or an
+impossible value is an error that names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read or is not valid; the text names each offending key."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: no unknown keys, no changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+def beside_recipe(path: Path, info: ValidationInfo) -> Path:
+    """A path as the recipe means it: relative to the recipe's own folder."""
+    folder: Path = (info.context or {}).get("folder", Path())
+    return path if path.is_absolute() else (folder / path)
+
+
+class Teacher(Section):
+    """The frozen model, and how it is sampled when it makes pictures itself."""
+
+    model: Path = Field(description="a diffusers StableDiffusionXLPipeline directory")
+    steps: Count = Field(25, description="steps of the teacher's own scheduler")
+    guidance_scale: Weight = Field(5.0, description="classifier-free guidance of its samples")
+
+    _beside = field_validator("model")(beside_recipe)
+
+
+class Student(Section):
+    """The one-step generator."""
+
+    timestep: Annotated[int, Field(ge=0, le=999)] = Field(
+        399, description="the timestep that pure noise is labelled with"
+    )
+
+
+class Positives(Section):
+    """Where the samples come from that the student is drawn to."""
+
+    source: Literal["images", "teacher"] = Field(
+        "teacher",
+        description="captioned images encoded by the VAE, or a bank of teacher samples",
+    )
+    folder: Path | None = Field(
+        None, description="images: a folder with metadata.jsonl (file_name, text)"
+    )
+    prompts: Path | None = Field(None, description="teacher: a text file, one prompt a line")
+    per_prompt: Count = Field(16, description="teacher: samples of each prompt in the bank")
+    batch: Count = Field(64, description="pictures encoded, or sampled, at once")
+
+    _beside = field_validator("folder", "prompts")(
+        lambda path, info: path if path is None else beside_recipe(path, info)
+    )
+
+    @model_validator(mode="after")
+    def _its_own_key(self) -> Positives:
+        if self.source == "images" and self.folder is None:
+            raise ValueError("source is images, so folder must name the folder that holds them")
+        if self.source == "teacher" and self.prompts is None:
+            raise ValueError("source is teacher, so prompts must name a text file of prompts")
+        return self
+
+
+class Drift(Section):
+    """The TFD objective (arXiv 2605.07327)."""
+
+    layers: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("down_blocks.2", "mid_block", "up_blocks.0"),
+        description="modules of the teacher's denoiser, and/or `sample` for the latent itself",
+    )
+    pool: Count = Field(4, description="average pooling of each layer's map")
+    sigma: tuple[Positive, Positive] = Field(
+        (0.02, 0.1), description="range of the feature noise level, lower and upper"
+    )
+    sigma_mean: float = Field(-1.2, description="mean of log sigma")
+    sigma_std: Weight = Field(1.2, description="deviation of log sigma")
+    radii: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.02, 0.05, 0.1, 0.2)
+    coverage_weight: Weight = Field(1.0, description="weight of the anchor-margin loss; 0 = off")
+    coverage_alpha: Weight = Field(0.5, description="share of an anchor's own support asked for")
+    groups: Count = Field(description="conditions per step (B)")
+    samples: Annotated[int, Field(ge=2)] = Field(description="student samples per group (N)")
+    positives: Count = Field(description="positives per group (P)")
+    anchors: Annotated[int, Field(ge=2)] = Field(4, description="anchors per group (A)")
+
+    @field_validator("sigma")
+    @classmethod
+    def _ordered(cls, sigma: tuple[float, float]) -> tuple[float, float]:
+        if sigma[0] > sigma[1]:
+            raise ValueError("the lower end must not be above the upper end")
+        return sigma
+
+
+class Train(Section):
+    """The optimiser and the loop."""
+
+    steps: Count
+    learning_rate: Positive = 2e-6
+    final_learning_rate: Weight = Field(
+        1.0, description="share of the learning rate left at the end of a cosine; 1 = constant"
+    )
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: Weight = 0.01
+    warmup_steps: Annotated[int, Field(ge=0)] = 500
+    clip_norm: Positive = Field(10.0, description="largest gradient norm")
+    ema_decay: Share = Field(0.0, description="moving average of the student's weights; 0 = off")
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="the student's autocast; the teacher and the loss are always fp32"
+    )
+    accumulate: Count = Field(1, description="micro-batches of `groups` conditions per step")
+    seed: Annotated[int, Field(ge=0)] = 0
+    checkpoint_steps: Count = 500
+    keep_checkpoints: Count = 2
+    sample_steps: Count = Field(500, description="steps between sample grids")
+    diagnose_steps: Count = Field(100, description="steps between diagnostics in stats.jsonl")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+
+
+class Evaluate(Section):
+    """What `distill evaluate` measures, by a judge: a Python file beside the recipe."""
+
+    judge: Path = Field(description="a Python file; docs/evaluation.md says what it defines")
+    captions: Count = Field(360, description="full captions, one picture each")
+    vague_seeds: Annotated[int, Field(ge=0)] = Field(
+        200, description="pictures of each vague caption, for mode coverage; 0 = not measured"
+    )
+    batch: Count = 32
+    seed: Annotated[int, Field(ge=0)] = 1_000_000
+
+    _beside = field_validator("judge")(beside_recipe)
+
+
+class Export(Section):
+    """Where the student is published."""
+
+    model: str = Field(description="the model's name in the repository")
+    repository: Path = Field(description="the Triton model repository")
+    max_batch: Count = 8
+
+    _beside = field_validator("repository")(beside_recipe)
+
+
+class Recipe(Section):
+    """The whole file."""
+
+    run: Path = Field(description="folder of checkpoints, statistics, grids and the student")
+    teacher: Teacher
+    student: Student = Student()
+    positives: Positives
+    drift: Drift
+    train: Train
+    evaluate: Evaluate | None = None
+    export: Export
+
+    _beside = field_validator("run")(beside_recipe)
+
+    def resolved(self) -> str:
+        """The recipe as YAML with every default written out and every path absolute."""
+        plain = self.model_dump(mode="json")
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and validates a recipe; `overrides` are `section.key=value` with values in YAML.
+
+    Raises:
+        RecipeError: no such file, not YAML, or any key or value that is not allowed.
+    """
+    try:
+        plain = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(plain, dict):
+        raise RecipeError(f"recipe {path} holds no keys; it needs {', '.join(Recipe.model_fields)}")
+    for override in overrides:
+        apply_override(plain, override)
+    try:
+        folder = path.resolve().parent
+        return Recipe.model_validate(plain, context={"folder": folder})
+    except ValidationError as error:
+        lines = [describe(problem) for problem in error.errors()]
+        raise RecipeError(f"recipe {path} is not valid:\n" + "\n".join(lines)) from None
+
+
+def apply_override(plain: dict[str, Any], override: str) -> None:
+    """Puts one `section.key=value` into the plain recipe. RecipeError if it is not of that form."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {override}: must be section.key=value")
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = plain.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {override}: {section} is a value, not a section")
+        plain = inner
+    try:
+        plain[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not valid YAML") from error
+
+
+def describe(problem: Any) -> str:
+    """One validation problem as one line: the key, what was given, what is allowed."""
+    key = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        return f"  {key}: unknown key; allowed here: {', '.join(known_keys(problem['loc'][:-1]))}"
+    if problem["type"] == "missing":
+        return f"  {key}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = "" if isinstance(given, dict) else f" is {given!r}"
+    return f"  {key}{shown}: {message[:1].lower()}{message[1:]}"
+
+
+def known_keys(location: Sequence[int | str]) -> list[str]:
+    """The keys that a recipe allows at a place."""
+    section: type[BaseModel] = Recipe
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        options = getattr(annotation, "__args__", (annotation,))  # Evaluate | None
+        section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(section.model_fields)

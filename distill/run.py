@@ -1,0 +1,124 @@
+"""The stages of a distillation, each of which does only what is not done yet."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from distill import checkpoint
+from distill.bank import bank_samples
+from distill.data import Samples, image_samples
+from distill.evaluate import run_evaluation
+from distill.features import check_layers
+from distill.recipe import Recipe, RecipeError
+from distill.teachers.sdxl import SdxlTeacher, load_teacher
+from distill.train import run_training
+
+Report = Callable[[str], None]
+SHAPE_OF_A_RUN = ("teacher", "student", "positives", "drift", "train")
+
+
+def distil(recipe: Recipe, report: Report = print) -> Path:
+    """Teacher to student: returns the student's directory; resumes, or does nothing if done.
+
+    Raises:
+        ValueError: the recipe asks for what is not there (RecipeError, TeacherError, DataError, or
+            a layer that does not exist); each text names it.
+        TrainingError, CheckpointError: see `train.run_training`.
+    """
+    check_run_folder(recipe)
+    student = recipe.run / "student"
+    if student.is_dir() and steps_done(recipe, report) == recipe.train.steps:
+        report(f"{student} is trained already")
+        return student
+    teacher = load_teacher(recipe.teacher.model, pick_device(recipe.train.device))
+    check_layers(teacher.unet, recipe.drift.layers)
+    return run_training(teacher, open_samples(teacher, recipe, report), recipe, report)
+
+
+def evaluate(recipe: Recipe, report: Report = print) -> dict[str, Any]:
+    """Measures teacher and student (if there is one); see `evaluate.run_evaluation`.
+
+    Raises:
+        RecipeError: the recipe has no evaluate section.
+    """
+    if recipe.evaluate is None:
+        raise RecipeError("the recipe has no evaluate section, so there is nothing to measure by")
+    teacher = load_teacher(recipe.teacher.model, pick_device(recipe.train.device))
+    folder = recipe.run / "student" / "unet"
+    student = load_unet(folder, teacher.device) if folder.is_dir() else None
+    result = run_evaluation(teacher, student, recipe, report)
+    gc.collect()
+    return result
+
+
+def open_samples(teacher: SdxlTeacher, recipe: Recipe, report: Report) -> Samples:
+    """The samples to learn from, made or encoded as far as they are not yet."""
+    positives = recipe.positives
+    if positives.source == "teacher":
+        return bank_samples(teacher, recipe, report)
+    assert positives.folder is not None, "the recipe's validation asks for it"
+    cache = recipe.run / "latents.safetensors"
+    return image_samples(teacher, positives.folder, positives.batch, cache, report)
+
+
+def check_run_folder(recipe: Recipe) -> None:
+    """Holds a recipe against the one that its run folder was begun with.
+
+    Raises:
+        RecipeError: they differ in what shapes the student, so resuming would mix two runs.
+    """
+    path = recipe.run / "recipe.yaml"
+    if not path.is_file():
+        return
+    before = yaml.safe_load(path.read_text("utf-8"))
+    now = yaml.safe_load(recipe.resolved())
+    changed = [
+        f"{section}.{key}"
+        for section in SHAPE_OF_A_RUN
+        for key in now[section]
+        if before.get(section, {}).get(key) != now[section][key] and key != "device"
+    ]
+    if changed:
+        raise RecipeError(
+            f"run folder {recipe.run} was begun with another {', '.join(changed)};"
+            " choose another run folder (--set run=...) or delete it"
+        )
+
+
+def steps_done(recipe: Recipe, report: Report) -> int:
+    """Steps in the last good checkpoint."""
+    last = checkpoint.latest(recipe.run / "checkpoints", report)
+    return 0 if last is None else checkpoint.step_of(last)
+
+
+def load_unet(folder: Path, device: torch.device) -> nn.Module:
+    """A denoiser from a student's directory, in float32."""
+    unet: nn.Module = UNet2DConditionModel.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    return unet.to(device).eval().requires_grad_(False)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        RecipeError: no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"train.device is {name!r}, which is not to be had: {reason}") from None
+    return device
