@@ -6,6 +6,7 @@ impossible value is an error that names the key, the value and what is allowed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,7 +41,7 @@ class Section(BaseModel):
 def beside_recipe(path: Path, info: ValidationInfo) -> Path:
     """A path as the recipe means it: relative to the recipe's own folder."""
     folder: Path = (info.context or {}).get("folder", Path())
-    return path if path.is_absolute() else (folder / path)
+    return Path(os.path.normpath(folder / path))
 
 
 class Teacher(Section):
@@ -99,7 +100,9 @@ class Drift(Section):
     sigma: tuple[Positive, Positive] = Field(
         (0.02, 0.1), description="range of the feature noise level, lower and upper"
     )
-    sigma_mean: float = Field(-1.2, description="mean of log sigma")
+    sigma_mean: Annotated[float, Field(allow_inf_nan=False)] = Field(
+        -1.2, description="mean of log sigma"
+    )
     sigma_std: Weight = Field(1.2, description="deviation of log sigma")
     radii: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.02, 0.05, 0.1, 0.2)
     coverage_weight: Weight = Field(1.0, description="weight of the anchor-margin loss; 0 = off")
@@ -146,7 +149,9 @@ class Evaluate(Section):
     """What `distill evaluate` measures, by a judge: a Python file beside the recipe."""
 
     judge: Path = Field(description="a Python file; docs/evaluation.md says what it defines")
-    captions: Count = Field(360, description="full captions, one picture each")
+    captions: Annotated[int, Field(ge=2)] = Field(
+        360, description="full captions, one picture each"
+    )
     vague_seeds: Annotated[int, Field(ge=0)] = Field(
         200, description="pictures of each vague caption, for mode coverage; 0 = not measured"
     )
@@ -196,7 +201,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         plain = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise RecipeError(f"recipe {path}: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} is not valid YAML: {error}") from error
     if not isinstance(plain, dict):
         raise RecipeError(f"recipe {path} holds no keys; it needs {', '.join(Recipe.model_fields)}")
