@@ -30,9 +30,12 @@ def captions(count: int, seed: int) -> list[str]:
 
 
 def right(caption: str, picture: world.Picture) -> bool:
-    """Whether the picture shows exactly the objects that the caption names, as it names them."""
+    """Whether the picture shows exactly the objects that the caption names, as it names them.
+
+    What a caption leaves open must still be of this world: a colour between two is never right.
+    """
     wanted, seen = list(world.parse(caption)), checker.read(picture).scene
-    if len(seen) != len(wanted):
+    if len(seen) != len(wanted) or not all(thing.is_full for thing in seen):
         return False
     orders = (seen, seen[::-1])
     return any(all(w.allows(s) for w, s in zip(wanted, order, strict=True)) for order in orders)

@@ -53,6 +53,11 @@ class Object:
     shape: str | None
     position: str | None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is left open."""
+        return None not in (self.size, self.colour, self.shape, self.position)
+
     def allows(self, other: Object) -> bool:
         """Whether every attribute that this one states is the other's too."""
         mine = (self.size, self.colour, self.shape, self.position)
@@ -164,7 +169,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> Picture:
     background = np.clip(rng.uniform(0.86, 0.97) + rng.uniform(-0.015, 0.015, 3), 0, 1)
     canvas = np.broadcast_to(background, (SIZE_PX, SIZE_PX, 3)).copy()
     for thing in scene:
-        assert None not in (thing.size, thing.colour, thing.shape, thing.position), thing
+        assert thing.is_full, thing
         x0, y0 = np.array(POSITIONS_PX[thing.position]) + rng.uniform(-2, 2, 2)
         radius = RADII_PX[thing.size] * rng.uniform(0.92, 1.08)
         shade = np.clip(np.array(COLOURS[thing.colour]) + rng.uniform(-0.05, 0.05, 3), 0, 1)
