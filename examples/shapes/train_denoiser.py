@@ -7,6 +7,7 @@ EMA). Seeded by step; the same command resumes from the last checkpoint.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -101,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--decoder", type=Path, help="the sharpened VAE, for the saved teacher")
     parser.add_argument("--pictures", type=int, default=40_000)
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=128)
@@ -169,12 +171,20 @@ def main() -> None:
     with torch.no_grad():
         for name, value in parameters.items():
             value.copy_(ema[name])
+    if args.decoder:
+        pipe.vae = AutoencoderKL.from_pretrained(args.decoder)
     save(pipe, args.out / "teacher")
 
 
 def save(pipe: StableDiffusionXLPipeline, folder: Path) -> None:
-    """Weights rounded to float16, to lie small in git."""
+    """Weights rounded to float16, to lie small in git; the configs ask for float32 all the same."""
     pipe.to(torch.float16).save_pretrained(folder)
+    for config in folder.glob("*/config.json"):
+        plain = json.loads(config.read_text("utf-8"))
+        plain.pop("_name_or_path", None)
+        if "dtype" in plain:  # transformers loads in the type that the config names
+            plain["dtype"] = "float32"
+        config.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
