@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from distill.data import DataError, Report, Samples, weights_digest
+from distill.data import DataError, Report, Samples, read_lines, weights_digest
 from distill.recipe import Recipe
 from distill.teachers.sdxl import Condition, SdxlTeacher
 
@@ -31,7 +31,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     """Prompts of a text file, one a line, blank lines left out. DataError: missing or empty."""
     if not path.is_file():
         raise DataError(f"positives.prompts: {path} does not exist")
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    lines = [line.strip() for line in read_lines(path)]
     prompts = tuple(dict.fromkeys(line for line in lines if line))
     if not prompts:
         raise DataError(f"positives.prompts: {path} is empty, so the prompt bank would be too")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -85,20 +85,28 @@ def read_captions(folder: Path) -> dict[str, list[str]]:
     path = folder / METADATA
     if not path.is_file():
         raise DataError(f"positives.folder: {path} does not exist")
-    by_text: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    by_text: dict[str, dict[str, None]] = {}  # a dict, so that a repeated line counts once
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-            by_text.setdefault(str(entry["text"]), []).append(str(entry["file_name"]))
+            by_text.setdefault(str(entry["text"]), {})[str(entry["file_name"])] = None
         except (ValueError, KeyError, TypeError):
             raise DataError(
                 f"{path}, line {number}: not an object with file_name and text: {line[:80]}"
             ) from None
     if not by_text:
         raise DataError(f"{path} is empty: there is no prompt to learn")
-    return by_text
+    return {text: list(names) for text, names in by_text.items()}
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file. DataError: it is not UTF-8."""
+    try:
+        return path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}") from error
 
 
 def image_samples(
@@ -109,7 +117,7 @@ def image_samples(
     names = sorted({name for group in by_text.values() for name in group})
     index = {name: position for position, name in enumerate(names)}
     fingerprint = _fingerprint(teacher, folder / METADATA, names)
-    latents = read_cache(cache, fingerprint)
+    latents = read_cache(cache, fingerprint, report)
     if latents is None:
         report(f"encoding {len(names)} pictures of {folder}")
         latents = _encode(teacher, folder, names, batch)
@@ -148,15 +156,19 @@ def read_picture(path: Path, size_px: int) -> Tensor:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float().div(127.5).sub(1)
 
 
-def read_cache(path: Path, fingerprint: str) -> Tensor | None:
-    """Latents kept under this fingerprint, or None."""
+def read_cache(path: Path, fingerprint: str, report: Report) -> Tensor | None:
+    """Latents kept under this fingerprint, or None; a broken file is named to `report`."""
     if not path.is_file():
         return None
-    with safe_open(path, "pt") as file:
-        if (file.metadata() or {}).get("fingerprint") != fingerprint:
-            return None
-        latents: Tensor = file.get_tensor("latents")
-        return latents
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("fingerprint") != fingerprint:
+                return None
+            latents: Tensor = file.get_tensor("latents")
+            return latents
+    except SafetensorError as error:
+        report(f"{path} is broken ({error}); it is made again")
+        return None
 
 
 def write_cache(path: Path, latents: Tensor, fingerprint: str) -> None:
@@ -183,5 +195,6 @@ def _fingerprint(teacher: SdxlTeacher, metadata: Path, names: Sequence[str]) -> 
     digest.update(weights_digest(teacher.pipe.vae.state_dict()).encode())
     for name in names:
         path = metadata.parent / name
-        digest.update(f"{name} {path.stat().st_size if path.is_file() else -1}\n".encode())
+        stat = path.stat() if path.is_file() else None  # a missing one is named when it is read
+        digest.update(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
