@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from distill.data import DataError, Report, Samples, read_lines, weights_digest
+from distill.data import DataError, Report, Samples, read_lines, teacher_digest
 from distill.recipe import Recipe
 from distill.teachers.sdxl import Condition, SdxlTeacher
 
@@ -101,7 +101,7 @@ def _shard(
 
 def _facts(teacher: SdxlTeacher, recipe: Recipe, prompts: tuple[str, ...]) -> dict[str, object]:
     return {
-        "teacher_sha256": weights_digest(teacher.unet.state_dict()),
+        "teacher_sha256": teacher_digest(teacher),
         "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
         "per_prompt": recipe.positives.per_prompt,
         "batch": recipe.positives.batch,
@@ -114,9 +114,14 @@ def _claim(folder: Path, facts: dict[str, object]) -> None:
     """Writes what the bank is of, or holds it against what is written there."""
     path = folder / FACTS
     if not path.is_file():
-        path.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+        partial.replace(path)
         return
-    there = json.loads(path.read_text("utf-8"))
+    try:
+        there = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DataError(f"bank {folder}: {FACTS} is broken ({error}); delete the bank") from error
     other = [name for name in facts if there.get(name) != facts[name]]
     if other:
         raise DataError(

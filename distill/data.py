@@ -190,6 +190,17 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def teacher_digest(teacher: SdxlTeacher) -> str:
+    """sha256 of what a teacher's latents depend on: denoiser, text encoders, scheduler, size."""
+    pipe = teacher.pipe
+    scheduler = {k: v for k, v in pipe.scheduler.config.items() if not k.startswith("_")}
+    facts = (type(pipe.scheduler).__name__, sorted(scheduler.items()), teacher.latent_shape)
+    digest = hashlib.sha256(repr(facts).encode())
+    for part in (pipe.unet, pipe.text_encoder, pipe.text_encoder_2):
+        digest.update(weights_digest(part.state_dict()).encode())
+    return digest.hexdigest()
+
+
 def _fingerprint(teacher: SdxlTeacher, metadata: Path, names: Sequence[str]) -> str:
     digest = hashlib.sha256(metadata.read_bytes())
     digest.update(weights_digest(teacher.pipe.vae.state_dict()).encode())

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from distill.contact_sheet import save_contact_sheet
-from distill.data import weights_digest
+from distill.data import teacher_digest, weights_digest
 from distill.judge import Judge, Picture, load_judge
 from distill.metrics import frechet_distance, mode_coverage, shares
 from distill.recipe import Evaluate, Recipe
@@ -49,9 +49,7 @@ def generators(teacher: SdxlTeacher, student: nn.Module | None, recipe: Recipe) 
     """The teacher in many steps and in one, and the student if there is one."""
     steps, guidance = recipe.teacher.steps, recipe.teacher.guidance_scale
     last = len(teacher.schedule.sigmas) - 1
-    weights = weights_digest(teacher.unet.state_dict()) + weights_digest(
-        teacher.pipe.vae.state_dict()
-    )
+    weights = teacher_digest(teacher) + weights_digest(teacher.pipe.vae.state_dict())
     found = [
         Generator(
             f"teacher, {steps} steps",
