@@ -1,12 +1,28 @@
 """Fixtures that all packages share. Nothing may be looked up on the network."""
 
+import importlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+ROOT = Path(__file__).parents[1]
+SHAPES = ROOT / "examples" / "shapes"
+
+
+class TinyExport(NamedTuple):
+    """A published version of the tiny student, and what its export said."""
+
+    exported: object  # export.export.Exported
+    repository: Path
+    lines: list[str]
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +39,22 @@ def tiny_student(tiny_sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from tiny import save_tiny_student
 
     return save_tiny_student(tiny_sdxl, tmp_path_factory.mktemp("tiny") / "student")
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyExport:
+    """The tiny student as `tiny/1` in a repository of its own; exported once, read only."""
+    from export.export import export_student
+
+    repository, lines = tmp_path_factory.mktemp("tiny-repository"), list[str]()
+    exported = export_student(tiny_student, repository, "tiny", report=lines.append)
+    return TinyExport(exported, repository, lines)
+
+
+@pytest.fixture(scope="session")
+def shapes() -> Iterator[SimpleNamespace]:
+    """The scripts of examples/shapes as modules: world, checker, judge, draw_pictures."""
+    sys.path.insert(0, str(SHAPES))
+    names = ("world", "checker", "judge", "draw_pictures")
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    sys.path.remove(str(SHAPES))

@@ -1,31 +1,19 @@
-"""One export of the tiny student, which the tests of this folder look at from all sides."""
+"""The export of the tiny student, which the tests of this folder look at from all sides."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from export.export import Exported, export_student
 from export.graph import OneStepGraph
 from export.signature import Signature, text_to_image
 from export.student import Student, load_student
 from export.verify import Cases, draw_cases
 
 
-@dataclass(frozen=True)
-class Run:
-    """What the export gave, and what it said meanwhile."""
-
-    exported: Exported
-    repository: Path
-    lines: list[str]
-
-
 @pytest.fixture(scope="session")
-def run(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    repository, lines = tmp_path_factory.mktemp("repository"), list[str]()
-    exported = export_student(tiny_student, repository, "tiny", report=lines.append)
-    return Run(exported, repository, lines)
+def run(tiny_export):
+    """What the export gave, and what it said meanwhile."""
+    return tiny_export
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from export.engine import build_command, engine_advice, nvidia_gpu_found
 from export.errors import ExportError, ParityError
-from export.export import export_student, student_sha256
+from export.export import export_student, find_published, student_sha256
 from export.manifest import check_version, sha256_of
 from export.session import open_session
 
@@ -81,8 +81,11 @@ def test_plain_readers_draw_the_picture_of_stock_diffusers(run, tiny_student: Pa
     assert gap.mean() < 0.01
 
 
-def test_the_same_student_again_is_version_2_with_the_same_bytes(run, tiny_student: Path) -> None:
-    again = export_student(tiny_student, run.repository, "tiny", report=lambda line: None)
+def test_the_same_student_again_is_version_2_with_the_same_bytes(
+    run, tiny_student: Path, tmp_path: Path
+) -> None:
+    repository = shutil.copytree(run.repository, tmp_path / "repository")
+    again = export_student(tiny_student, repository, "tiny", report=lambda line: None)
     assert again.version == 2
     assert again.digest == run.exported.digest
     first, second = run.exported.folder / "model.onnx", again.folder / "model.onnx"
@@ -113,6 +116,30 @@ def test_a_graph_that_fails_the_gate_is_never_published(
     with pytest.raises(ParityError, match="does not draw the student's pictures"):
         export_student(tiny_student, tmp_path, "tiny", report=lambda line: None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_student_that_lies_in_the_repository_is_found(run, tiny_student: Path) -> None:
+    found = find_published(tiny_student, run.repository, "tiny", max_batch=8)
+    assert found == run.exported.folder
+
+
+def test_the_newest_version_that_is_whole_is_found(run, tiny_student: Path, tmp_path: Path) -> None:
+    repository = shutil.copytree(run.repository, tmp_path / "repository")
+    for number in ("2", "10", "11"):
+        shutil.copytree(repository / "tiny" / "1", repository / "tiny" / number)
+    (repository / "tiny" / "11" / "model.onnx").unlink()
+    found = find_published(tiny_student, repository, "tiny", max_batch=8)
+    assert found == repository / "tiny" / "10"
+
+
+def test_another_student_batch_model_or_place_is_not_found(
+    run, tiny_student: Path, tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    assert find_published(tiny_sdxl, run.repository, "tiny", max_batch=8) is None
+    assert find_published(tiny_student, run.repository, "tiny", max_batch=4) is None
+    assert find_published(tiny_student, run.repository, "other", max_batch=8) is None
+    assert find_published(tiny_student, tmp_path, "tiny", max_batch=8) is None
+    assert find_published(tmp_path / "none", run.repository, "tiny", max_batch=8) is None
 
 
 @pytest.mark.parametrize("max_batch", [0, -1, 64])

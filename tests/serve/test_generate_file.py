@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serve.errors import InvalidParametersError, RepositoryError, ServeError
-from serve.generate import generate_file
+from serve.generate import Generator, generate_file, time_pictures
 from serve.settings import Settings
 
 
@@ -49,3 +49,25 @@ def test_bad_arguments_are_named_as_over_http(settings, tmp_path, arguments, sen
 def test_a_missing_repository_is_one_sentence(tmp_path):
     with pytest.raises(RepositoryError, match="is not a folder"):
         generate_file(Settings(repository=tmp_path / "no"), "a", 1, tmp_path / "a.png")
+
+
+def test_timing_makes_the_asked_number_of_pictures_and_one_to_warm_up(settings, monkeypatch):
+    seeds = []
+    generate = Generator.generate
+
+    async def counted(self, order):
+        seeds.extend(order.seeds)
+        return await generate(self, order)
+
+    monkeypatch.setattr(Generator, "generate", counted)
+    times = time_pictures(settings, 3)
+    assert len(times) == 3
+    assert seeds == [0, 1, 2, 3]
+    assert all(0 < seconds < 60 for seconds in times)
+
+
+def test_timing_says_what_is_wrong_as_generating_does(settings, tmp_path):
+    with pytest.raises(RepositoryError, match="is not a folder"):
+        time_pictures(Settings(repository=tmp_path / "no"), 1)
+    with pytest.raises(InvalidParametersError, match="tokens long"):
+        time_pictures(settings, 1, prompt="a " * 99)
