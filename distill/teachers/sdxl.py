@@ -9,6 +9,7 @@ Shapes: n items, T tokens, C width of both encoders, E pooled width, c x h x w l
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,13 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from distill.noise import NoiseSchedule, check_prediction_type
+
+PIPELINE = "StableDiffusionXLPipeline"
+PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
 
 
 class TeacherError(ValueError):
@@ -54,6 +59,11 @@ class SdxlTeacher:
         self.unet: nn.Module = pipe.unet
         for part in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
             part.requires_grad_(False).eval()
+        if not hasattr(pipe.scheduler, "alphas_cumprod"):
+            raise TypeError(
+                f"its scheduler {type(pipe.scheduler).__name__} has no alphas_cumprod, as those of"
+                " epsilon and v prediction have"
+            )
         self.prediction_type: str = pipe.scheduler.config.prediction_type
         check_prediction_type(self.prediction_type)
         self.schedule = NoiseSchedule(pipe.scheduler.alphas_cumprod)
@@ -77,13 +87,14 @@ class SdxlTeacher:
         return Condition(torch.cat([p for p, _ in parts]), torch.cat([p for _, p in parts]))
 
     def _check_lengths(self, prompts: Sequence[str]) -> None:
-        limit: int = self.pipe.tokenizer.model_max_length
-        for prompt in prompts:
-            count = len(self.pipe.tokenizer(prompt).input_ids)
-            if count > limit:
-                raise TeacherError(
-                    f"prompt {prompt[:60]!r}… has {count} tokens; the limit is {limit}"
-                )
+        for tokenizer in (self.pipe.tokenizer, self.pipe.tokenizer_2):
+            limit: int = tokenizer.model_max_length
+            for prompt in prompts:
+                count = len(tokenizer(prompt).input_ids)
+                if count > limit:
+                    raise TeacherError(
+                        f"prompt {prompt[:60]!r}… has {count} tokens; the limit is {limit}"
+                    )
 
     def denoise(self, unet: nn.Module, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The raw prediction of `unet` (this teacher's or a student's): x [n, c, h, w], t [n]."""
@@ -177,23 +188,38 @@ def load_teacher(folder: Path, device: torch.device) -> SdxlTeacher:
     """Opens a diffusers directory in float32.
 
     Raises:
-        TeacherError: no such directory, no `model_index.json`, or another pipeline class.
+        TeacherError: no such directory, another pipeline class, a part that is missing or broken,
+            or a scheduler that is not one of SDXL's kind.
     """
-    if not folder.is_dir():
-        raise TeacherError(
-            f"teacher.model: {folder} does not exist; it must be a diffusers directory"
-        )
-    if not (folder / "model_index.json").is_file():
-        raise TeacherError(f"teacher.model: {folder} has no model_index.json, so it is no pipeline")
+    check_index(folder)
     try:
         pipe = StableDiffusionXLPipeline.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, add_watermarker=False
         )
-    except (OSError, ValueError, TypeError) as error:
-        raise TeacherError(f"teacher.model: {folder} cannot be opened: {error}") from error
-    if not isinstance(pipe, StableDiffusionXLPipeline):
+        return SdxlTeacher(pipe, device)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TeacherError(f"teacher.model: {folder} cannot be opened: {reason}") from error
+
+
+def check_index(folder: Path) -> None:
+    """TeacherError unless a directory's `model_index.json` names a whole pipeline of this class."""
+    index_file = folder / "model_index.json"
+    if not folder.is_dir():
         raise TeacherError(
-            f"teacher.model: {folder} holds {type(pipe).__name__};"
-            " supported so far: StableDiffusionXLPipeline"
+            f"teacher.model: {folder} does not exist; it must be a diffusers directory"
         )
-    return SdxlTeacher(pipe, device)
+    if not index_file.is_file():
+        raise TeacherError(f"teacher.model: {folder} has no model_index.json, so it is no pipeline")
+    try:
+        index = json.loads(index_file.read_text("utf-8"))
+    except ValueError as error:
+        raise TeacherError(
+            f"teacher.model: {folder} cannot be opened: model_index.json is not JSON ({error})"
+        ) from error
+    name = index.get("_class_name")
+    if name != PIPELINE:
+        raise TeacherError(f"teacher.model: {folder} holds {name}; supported so far: {PIPELINE}")
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise TeacherError(f"teacher.model: {folder} cannot be opened: no {', '.join(missing)}")
