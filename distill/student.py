@@ -33,6 +33,7 @@ def one_step_scheduler(teacher: SdxlTeacher, timestep: int) -> DDIMScheduler:
         beta_end=config.beta_end,
         beta_schedule=config.beta_schedule,
         trained_betas=config.trained_betas,
+        rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
         prediction_type=teacher.prediction_type,
         timestep_spacing="leading",
         steps_offset=timestep,
