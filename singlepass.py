@@ -148,13 +148,16 @@ def export(args: argparse.Namespace) -> int:
     if args.source.is_dir():
         if args.model is None:
             raise UserError("a student's directory needs --model: its name in the repository")
-        student, repository, model, max_batch = (args.source, Path("model_repository"), "", 8)
+        student, repository, model, max_batch = args.source, Path("model_repository"), "", 8
     else:
         recipe = open_recipe(argparse.Namespace(recipe=args.source, overrides=[]))
         student, model = recipe.run / "student", recipe.export.model
         repository, max_batch = recipe.export.repository, recipe.export.max_batch
     export_student(
-        student, args.repository or repository, args.model or model, args.max_batch or max_batch
+        student,
+        repository if args.repository is None else args.repository,
+        model if args.model is None else args.model,
+        max_batch if args.max_batch is None else args.max_batch,
     )
     return 0
 

@@ -68,7 +68,7 @@ def alone(served: Settings) -> dict[tuple[str, int], bytes]:
 @pytest.fixture
 def every_batch_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where each larger batch is faster: what waits travels together."""
-    times = ServiceTimes({size: 0.001 for size in range(1, 9)})
+    times = ServiceTimes(dict.fromkeys(range(1, 9), 0.001))
     monkeypatch.setattr("serve.backend_ort.measure", lambda run, rows, budget_s: times)
 
 
@@ -190,9 +190,10 @@ def test_another_process_with_another_hash_seed_writes_the_same_bytes(
 ) -> None:
     prompt, seed = CASES[1]
     out = tmp_path / "a.png"
+    options = ["--repository", tiny_export.repository, "--model", "tiny", "--threads", "1"]
+    command = [sys.executable, singlepass.__file__, "generate", prompt, "--seed", str(seed)]
     subprocess.run(
-        [sys.executable, singlepass.__file__, "generate", prompt, "--seed", str(seed), "-o", out]
-        + ["--repository", tiny_export.repository, "--model", "tiny", "--threads", "1"],
+        [*command, "-o", out, *options],
         check=True,
         capture_output=True,
         env={**os.environ, "PYTHONHASHSEED": "12345"},
