@@ -116,7 +116,7 @@ def main() -> None:
     fingerprint = (
         f"{args.pictures} pictures, seed {args.seed}, {weights_digest(pipe.vae.state_dict())}"
     )
-    latents = read_cache(kept, fingerprint)
+    latents = read_cache(kept, fingerprint, print)
     data = draw_data(args.pictures, args.seed, pipe.vae, latents)
     if latents is None:
         write_cache(kept, data[1], fingerprint)

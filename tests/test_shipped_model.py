@@ -1,0 +1,178 @@
+"""What the repository ships: the shapes teacher, its recipes, and version 1 of its student."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+import singlepass
+from distill.recipe import Recipe, read_recipe
+from export.manifest import check_version
+from serve.backend_ort import OrtBackend
+from serve.model import Model, load_model
+
+ROOT = Path(__file__).parents[1]
+TEACHER = ROOT / "examples" / "shapes" / "teacher"
+RECIPES = ("recipe.yaml", "recipe-long.yaml")
+REPOSITORY = ROOT / "model_repository"
+VERSION = REPOSITORY / "shapes" / "1"
+CAPTION = "a small red circle on the left"
+PICTURES = 40
+TEACHER_BYTES = 8_000_000
+
+# A scheduler of the many-step teacher, in diffusers itself.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> DiffusionPipeline:
+    assert TEACHER.is_dir(), f"{TEACHER} is missing"
+    pipe = DiffusionPipeline.from_pretrained(TEACHER, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return read_recipe(ROOT / "examples" / "shapes" / "recipe.yaml")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Version 1, even where `distill run` has published others beside it."""
+    return load_model(only_version_1(tmp_path_factory.mktemp("shipped")))
+
+
+def only_version_1(folder: Path) -> Path:
+    """A repository with the shipped version alone."""
+    (folder / "shapes").mkdir()
+    (folder / "shapes" / "1").symlink_to(VERSION, target_is_directory=True)
+    return folder
+
+
+def draw(captions: list[str], repository: Path, folder: Path) -> list[np.ndarray]:
+    """A picture of each caption by `distill generate`, with seeds 0, 1, 2, …"""
+    out = folder / "a.png"
+    pictures = []
+    for seed, caption in enumerate(captions):
+        options = ["--seed", str(seed), "-o", str(out), "--threads", "1"]
+        command = ["generate", caption, "--repository", str(repository), "--model", "shapes"]
+        assert singlepass.main([*command, *options]) == 0
+        with Image.open(out) as picture:
+            pictures.append(np.asarray(picture))
+    return pictures
+
+
+def test_every_shipped_file_is_what_the_manifest_says() -> None:
+    manifest = check_version(VERSION)
+    assert (manifest["model"], manifest["version"]) == ("shapes", 1)
+    assert manifest["sizes"] == ["64x64"]
+    assert manifest["parity"]["batch_invariance"] == "bitwise"
+    assert (VERSION.parent / "config.pbtxt").is_file()
+
+
+def test_the_shipped_digest_is_what_sha256sum_gives() -> None:
+    """Without our code: hashlib over the files, and over the lines that sha256sum prints."""
+    manifest = json.loads((VERSION / "manifest.json").read_text("utf-8"))
+    names = sorted(path.name for path in VERSION.iterdir() if path.name != "manifest.json")
+    hashes = {name: hashlib.sha256((VERSION / name).read_bytes()).hexdigest() for name in names}
+    assert {name: record["sha256"] for name, record in manifest["files"].items()} == hashes
+    lines = "".join(f"{hashes[name]}  {name}\n" for name in names)
+    assert manifest["digest"] == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_the_shipped_files_name_no_folder_of_their_maker() -> None:
+    for folder in (VERSION, TEACHER):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert files, f"{folder} is missing or empty"
+        for path in files:
+            data = path.read_bytes()
+            assert not any(word in data for word in (b"/home/", b"/root/", b"/tmp/")), path
+
+
+def test_40_seeds_of_one_caption_are_right(shapes, tmp_path: Path) -> None:
+    pictures = draw([CAPTION] * PICTURES, only_version_1(tmp_path), tmp_path)
+    assert len({picture.tobytes() for picture in pictures}) == PICTURES
+    right = sum(shapes.judge.right(CAPTION, picture) for picture in pictures)
+    assert right >= 0.9 * PICTURES
+
+
+def test_40_different_captions_are_right(shapes, tmp_path: Path) -> None:
+    captions = shapes.judge.captions(PICTURES, seed=5)
+    assert len(set(captions)) == PICTURES
+    pictures = draw(captions, only_version_1(tmp_path), tmp_path)
+    found = [shapes.judge.right(c, p) for c, p in zip(captions, pictures, strict=True)]
+    wrong = [caption for caption, right in zip(captions, found, strict=True) if not right]
+    assert sum(found) >= 0.9 * PICTURES, wrong
+
+
+def test_a_vague_caption_gives_more_than_one_mode(shapes, tmp_path: Path) -> None:
+    caption = "a large yellow circle"
+    pictures = draw([caption] * PICTURES, only_version_1(tmp_path), tmp_path)
+    modes = [shapes.judge.mode(caption, picture) for picture in pictures]
+    assert len(set(modes) - {None}) >= 4  # of five places; coverage is measured by `evaluate`
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_shipped_model_does_not_hang_on_the_batch(shapes, model: Model, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    backend = OrtBackend(model, threads=1)
+    backend._open()
+    captions = shapes.judge.captions(8, seed)
+    rows = [{**model.tokenize(c), "noise": model.noise(i)} for i, c in enumerate(captions)]
+    alone = [backend.run([row])[0] for row in rows]
+    for size in (2, 3, 5, 8):
+        chosen = rng.integers(8, size=size)
+        together = backend.run([rows[i] for i in chosen])
+        assert all(np.array_equal(p, alone[i]) for p, i in zip(together, chosen, strict=True))
+
+
+def test_the_teacher_is_stock_sdxl_in_at_most_8_mb(teacher: DiffusionPipeline) -> None:
+    weights = list(TEACHER.rglob("*.safetensors"))
+    assert type(teacher).__name__ == "StableDiffusionXLPipeline"
+    assert sorted(path.parent.name for path in weights) == sorted(
+        ("text_encoder", "text_encoder_2", "unet", "vae")
+    )
+    assert sum(path.stat().st_size for path in weights) <= TEACHER_BYTES
+    assert not [p for p in TEACHER.rglob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+    parts = (teacher.unet, teacher.vae, teacher.text_encoder, teacher.text_encoder_2)
+    assert {part.dtype for part in parts} == {torch.float32}
+
+
+def test_the_teacher_has_sdxls_schedule(teacher: DiffusionPipeline) -> None:
+    config = teacher.scheduler.config
+    assert (config.beta_start, config.beta_end) == (0.00085, 0.012)
+    assert config.beta_schedule == "scaled_linear"
+    assert config.prediction_type == "epsilon"
+    assert config.num_train_timesteps == 1000
+
+
+def test_the_teacher_draws_12_captions_in_its_guided_steps(shapes, teacher, recipe) -> None:
+    captions = shapes.judge.captions(12, seed=6)
+    pictures = teacher(
+        captions,
+        num_inference_steps=recipe.teacher.steps,
+        guidance_scale=recipe.teacher.guidance_scale,
+        generator=[torch.Generator().manual_seed(seed) for seed in range(12)],
+    ).images
+    right = [shapes.judge.right(c, np.asarray(p)) for c, p in zip(captions, pictures, strict=True)]
+    assert recipe.teacher.steps == 25
+    assert sum(right) >= 10
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_recipe_is_valid_and_names_what_there_is(name: str) -> None:
+    recipe = read_recipe(ROOT / "examples" / "shapes" / name)
+    assert recipe.teacher.model == TEACHER
+    assert recipe.teacher.model.is_dir()
+    assert recipe.evaluate is not None
+    assert recipe.evaluate.judge.is_file()
+    assert (recipe.export.model, recipe.export.repository) == ("shapes", REPOSITORY)
+    assert recipe.run.is_relative_to(ROOT / "runs")
