@@ -13,7 +13,14 @@ def drop_later_lines(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in whole_lines(path) if line["step"] < step]
-    path.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file so that a reader, or a kill, never sees half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, "utf-8")
+    partial.replace(path)
 
 
 def whole_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -29,7 +29,7 @@ from distill.losses import tfd_loss
 from distill.noise import sample_sigma
 from distill.recipe import Drift, Recipe, Train
 from distill.state import State
-from distill.stats import drop_later_lines
+from distill.stats import drop_later_lines, write_whole
 from distill.student import make_student, save_student
 from distill.teachers.sdxl import Condition, SdxlTeacher
 
@@ -74,7 +74,7 @@ def run_training(
     samples.check_enough(drift.positives + drift.anchors)
     extractor = FeatureExtractor(teacher.unet, drift.layers, drift.pool)
     recipe.run.mkdir(parents=True, exist_ok=True)
-    (recipe.run / "recipe.yaml").write_text(recipe.resolved(), "utf-8")
+    write_whole(recipe.run / "recipe.yaml", recipe.resolved())
 
     # Student, optimiser, moving average.
     student = make_student(teacher)
@@ -257,7 +257,7 @@ def not_finite(what: str, value: float, step: int, folder: Path, report: Report)
     kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
     return (
         f"the {what} is {value} at step {step}; training stopped before it could harm the student;"
-        f" {kept}. Lower train.learning_rate or train.clip_norm and run again"
+        f" {kept}. Begin another run folder with a lower train.learning_rate or train.clip_norm"
     )
 
 
