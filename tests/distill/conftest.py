@@ -1,10 +1,9 @@
 """What the tests of this folder share: an open teacher and a student trained without a break."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny_training import CPU, tiny_recipe, tiny_samples
+from tiny_training import CPU, Trained, tiny_recipe, tiny_samples
 
 from distill.data import Samples
 from distill.recipe import Recipe
@@ -33,15 +32,6 @@ def samples(teacher: SdxlTeacher) -> Samples:
 @pytest.fixture
 def recipe(tiny_sdxl: Path, tmp_path: Path) -> Recipe:
     return tiny_recipe(tmp_path, tiny_sdxl)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished run, and what was reported meanwhile."""
-
-    recipe: Recipe
-    student: Path
-    lines: list[str]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """A recipe, samples and a teacher, all tiny: a training step takes a few hundredths of a second."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -67,6 +68,15 @@ def tiny_samples(teacher: SdxlTeacher, per_prompt: int = 10, scale: float = 1.0)
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, and what was reported meanwhile."""
+
+    recipe: Recipe
+    student: Path
+    lines: list[str]
 
 
 class WatchedTeacher(SdxlTeacher):
