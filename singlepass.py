@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(recipe.resolved(), end="")
         return 0
+    check_judge(recipe)
     student = train_student(recipe)
     rows = evaluate_student(recipe) if recipe.evaluate else None
     folder = export_student(
@@ -207,6 +208,17 @@ def open_recipe(args: argparse.Namespace) -> Recipe:
     try:
         return read_recipe(args.recipe, args.overrides)
     except RecipeError as error:
+        raise UserError(str(error)) from None
+
+
+def check_judge(recipe: Recipe) -> None:
+    """Says that a judge is missing or incomplete before a student is trained for it."""
+    from distill.judge import JudgeError, load_judge
+
+    try:
+        if recipe.evaluate is not None:
+            load_judge(recipe.evaluate.judge)
+    except JudgeError as error:
         raise UserError(str(error)) from None
 
 

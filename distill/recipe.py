@@ -164,9 +164,11 @@ class Evaluate(Section):
 class Export(Section):
     """Where the student is published."""
 
-    model: str = Field(description="the model's name in the repository")
+    model: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$", description="the model's name in the repository"
+    )
     repository: Path = Field(description="the Triton model repository")
-    max_batch: Count = 8
+    max_batch: Annotated[int, Field(ge=1, le=63)] = 8  # as export.to_onnx.LARGEST_BATCH
 
     _beside = field_validator("repository")(beside_recipe)
 

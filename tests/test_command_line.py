@@ -154,6 +154,8 @@ def test_wrong_usage_is_status_2_and_one_sentence(capsys, arguments, sentence) -
         ("train.device=abacus", "train.device is 'abacus', which is not to be had"),
         ("drift.positives=99", "prompt 'a small red circle' has 7 samples"),
         ("evaluate.judge=none.py", "none.py does not exist"),
+        ("export.max_batch=64", "export.max_batch is 64: input should be less than or equal to 63"),
+        ("export.model=A b", "export.model is 'A b': string should match pattern"),
     ],
 )
 def test_a_bad_value_is_status_1_and_a_sentence_that_names_it(
@@ -166,6 +168,14 @@ def test_a_bad_value_is_status_1_and_a_sentence_that_names_it(
     assert sentence in said.err
     assert "Traceback" not in said.err
     assert not (recipe.parent / "run" / "student").exists()
+
+
+def test_run_looks_for_the_judge_before_it_trains(capsys, recipe) -> None:
+    (recipe.parent / "judge.py").write_text("def right(caption, picture): return True\n")
+    said = distill(capsys, "run", recipe)
+    assert said.status == 1
+    assert "judge.py does not define captions, vague_captions, modes" in said.err
+    assert not (recipe.parent / "run").exists()
 
 
 def test_a_layer_that_does_not_exist_lists_those_that_do(capsys, recipe) -> None:
@@ -237,6 +247,16 @@ def test_run_goes_from_a_teacher_to_a_served_student(project) -> None:
     with Image.open(run / "contact-sheet.png") as sheet:
         assert sheet.width > 3 * 4 * 64
     assert yaml.safe_load((run / "recipe.yaml").read_text())["train"]["steps"] == 3
+
+
+def test_every_key_of_evaluate_json_is_documented(project) -> None:
+    page = (Path(singlepass.__file__).parent / "docs" / "evaluation.md").read_text("utf-8")
+    result = json.loads((project.folder / "run" / "evaluate.json").read_text())
+    keys = {*result, *result["protocol"]}
+    for figures in result["generators"].values():
+        keys |= figures.keys()
+    assert len(keys) > 10
+    assert [key for key in keys if key not in page.split("## evaluate.json")[1]] == []
 
 
 def test_the_run_moved_the_student_away_from_its_teacher(project, tiny_sdxl) -> None:
