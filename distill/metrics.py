@@ -20,7 +20,7 @@ def frechet_distance(x: Matrix, y: Matrix) -> float:
     assert x.ndim == y.ndim == 2, f"{x.shape} and {y.shape} are not [n, D]"
     assert x.shape[1] == y.shape[1], f"{x.shape[1]} against {y.shape[1]} attributes"
     mean = x.mean(0) - y.mean(0)
-    Cx, Cy = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    Cx, Cy = (np.atleast_2d(np.cov(z, rowvar=False)) for z in (x, y))
     values, vectors = np.linalg.eigh(Cx)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ Cy @ root), 0, None)).sum()
