@@ -158,7 +158,9 @@ def read_known(path: Path, protocol: Mapping[str, Any]) -> dict[str, dict[str, A
         before = json.loads(path.read_text("utf-8"))
     except ValueError:
         return {}
-    return dict(before["generators"]) if before.get("protocol") == protocol else {}
+    if not isinstance(before, dict) or before.get("protocol") != protocol:
+        return {}
+    return dict(before["generators"])
 
 
 def measure(

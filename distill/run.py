@@ -23,6 +23,7 @@ from distill.train import run_training
 
 Report = Callable[[str], None]
 SHAPE_OF_A_RUN = ("teacher", "student", "positives", "drift", "train")
+NO_SHAPE = ("device", "checkpoint_steps", "keep_checkpoints", "sample_steps", "diagnose_steps")
 
 
 def distil(recipe: Recipe, report: Report = print) -> Path:
@@ -84,7 +85,7 @@ def check_run_folder(recipe: Recipe) -> None:
         f"{section}.{key}"
         for section in SHAPE_OF_A_RUN
         for key in now[section]
-        if before.get(section, {}).get(key) != now[section][key] and key != "device"
+        if before.get(section, {}).get(key) != now[section][key] and key not in NO_SHAPE
     ]
     if changed:
         raise RecipeError(
