@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(STAMP)  ## the tests, with branch coverage; two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not triton" \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not triton" \
 		--cov --cov-branch --cov-fail-under=90
 
 check: $(STAMP)  ## style, types and the arrows between the packages

@@ -93,7 +93,8 @@ def test_constraints_pin_every_requirement_and_nothing_else() -> None:
 
 
 def test_help_names_every_target() -> None:
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = ["make", "--no-print-directory", "help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert [line.split()[1] for line in done.stdout.splitlines()] == list(TARGETS)
 
 
