@@ -34,13 +34,16 @@ check: $(STAMP)  ## style, types and the arrows between the packages
 $(PICTURES)/metadata.jsonl: | $(STAMP)
 	$(BIN)/python examples/shapes/draw_pictures.py --out $(PICTURES)
 
+$(PICTURES)-long/metadata.jsonl: | $(STAMP)
+	$(BIN)/python examples/shapes/draw_pictures.py --pairs 600 --out $(PICTURES)-long
+
 demo: $(STAMP) $(PICTURES)/metadata.jsonl  ## distil the shapes example and serve it on port 8000 (SERVE=0: do not serve)
 	$(BIN)/distill run examples/shapes/recipe.yaml
 ifneq ($(SERVE),0)
 	$(BIN)/distill serve --model shapes --port 8000
 endif
 
-model: $(STAMP) $(PICTURES)/metadata.jsonl  ## rebuild model_repository/shapes/1 by the long recipe (up to 90 minutes)
+model: $(STAMP) $(PICTURES)-long/metadata.jsonl  ## rebuild model_repository/shapes/1 by the long recipe (up to 90 minutes)
 	rm -rf $(REBUILT)
 	$(BIN)/distill run examples/shapes/recipe-long.yaml --set export.repository=$(REBUILT)
 	rm -rf model_repository/shapes/1
