@@ -158,6 +158,22 @@ def test_the_teacher_stops_after_the_last_layer_and_stays_in_float32(
     assert of_student["mid_block"] == [torch.bfloat16]
 
 
+def test_features_are_the_same_inside_a_callers_autocast(
+    teacher: SdxlTeacher, samples: Samples
+) -> None:
+    extractor, x = FeatureExtractor(teacher.unet, LAYERS, 2), draw(3, 2, 4, 8, 8)
+    sigma = torch.full((3,), 0.05)
+    seen = []
+    for half in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            randomness = Randomness.of(0, 0, 0)
+            seen.append(
+                train.features(teacher, extractor, x, samples.conditions, sigma, randomness)
+            )
+    for layer in LAYERS:
+        assert torch.equal(seen[0][layer], seen[1][layer])
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_samples_are_float32_and_bf16_is_close(
     teacher: SdxlTeacher, samples: Samples, tiny_sdxl: Path, tmp_path: Path, precision: str
