@@ -1,7 +1,9 @@
 """What the repository ships: the shapes teacher, its recipes, and version 1 of its student."""
 
+import asyncio
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ import singlepass
 from distill.recipe import Recipe, read_recipe
 from export.manifest import check_version
 from serve.backend_ort import OrtBackend
-from serve.model import Model, load_model
+from serve.images import Pixels
+from serve.model import Feeds, Model, load_model
 
 ROOT = Path(__file__).parents[1]
 TEACHER = ROOT / "examples" / "shapes" / "teacher"
@@ -57,17 +60,23 @@ def only_version_1(folder: Path) -> Path:
     return folder
 
 
-def draw(captions: list[str], repository: Path, folder: Path) -> list[np.ndarray]:
-    """A picture of each caption by `distill generate`, with seeds 0, 1, 2, …"""
-    out = folder / "a.png"
-    pictures = []
-    for seed, caption in enumerate(captions):
-        options = ["--seed", str(seed), "-o", str(out), "--threads", "1"]
-        command = ["generate", caption, "--repository", str(repository), "--model", "shapes"]
-        assert singlepass.main([*command, *options]) == 0
-        with Image.open(out) as picture:
-            pictures.append(np.asarray(picture))
-    return pictures
+@pytest.fixture(scope="module")
+def backend(model: Model) -> OrtBackend:
+    """The gateway's own back end on it."""
+    opened = OrtBackend(model, threads=1, measure_s=0)
+    asyncio.run(opened.start())
+    return opened
+
+
+def rows_of(model: Model, captions: Sequence[str]) -> list[Feeds]:
+    """The graph's inputs for captions, with seeds 0, 1, 2, …"""
+    return [{**model.tokenize(c), "noise": model.noise(seed)} for seed, c in enumerate(captions)]
+
+
+def draw(backend: OrtBackend, model: Model, captions: Sequence[str]) -> list[Pixels]:
+    """A picture of each caption."""
+    rows = rows_of(model, captions)
+    return [pixels for i in range(0, len(rows), 8) for pixels in backend.run(rows[i : i + 8])]
 
 
 def test_every_shipped_file_is_what_the_manifest_says() -> None:
@@ -97,36 +106,43 @@ def test_the_shipped_files_name_no_folder_of_their_maker() -> None:
             assert not any(word in data for word in (b"/home/", b"/root/", b"/tmp/")), path
 
 
-def test_40_seeds_of_one_caption_are_right(shapes, tmp_path: Path) -> None:
-    pictures = draw([CAPTION] * PICTURES, only_version_1(tmp_path), tmp_path)
+def test_40_seeds_of_one_caption_are_right(shapes, backend, model) -> None:
+    pictures = draw(backend, model, [CAPTION] * PICTURES)
     assert len({picture.tobytes() for picture in pictures}) == PICTURES
     right = sum(shapes.judge.right(CAPTION, picture) for picture in pictures)
     assert right >= 0.9 * PICTURES
 
 
-def test_40_different_captions_are_right(shapes, tmp_path: Path) -> None:
+def test_40_different_captions_are_right(shapes, backend, model) -> None:
     captions = shapes.judge.captions(PICTURES, seed=5)
     assert len(set(captions)) == PICTURES
-    pictures = draw(captions, only_version_1(tmp_path), tmp_path)
+    pictures = draw(backend, model, captions)
     found = [shapes.judge.right(c, p) for c, p in zip(captions, pictures, strict=True)]
     wrong = [caption for caption, right in zip(captions, found, strict=True) if not right]
     assert sum(found) >= 0.9 * PICTURES, wrong
 
 
-def test_a_vague_caption_gives_more_than_one_mode(shapes, tmp_path: Path) -> None:
+def test_a_vague_caption_gives_more_than_one_mode(shapes, backend, model) -> None:
     caption = "a large yellow circle"
-    pictures = draw([caption] * PICTURES, only_version_1(tmp_path), tmp_path)
+    pictures = draw(backend, model, [caption] * PICTURES)
     modes = [shapes.judge.mode(caption, picture) for picture in pictures]
     assert len(set(modes) - {None}) >= 4  # of five places; coverage is measured by `evaluate`
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_distill_generate_draws_these_very_pictures(backend, model, tmp_path, seed: int) -> None:
+    repository = only_version_1(tmp_path)
+    options = ["--repository", str(repository), "--seed", str(seed), "--threads", "1"]
+    out = tmp_path / "a.png"
+    assert singlepass.main(["generate", CAPTION, "-o", str(out), *options]) == 0
+    with Image.open(out) as picture:
+        assert np.array_equal(np.asarray(picture), draw(backend, model, [CAPTION] * 2)[seed])
+
+
 @pytest.mark.parametrize("seed", range(4))
-def test_the_shipped_model_does_not_hang_on_the_batch(shapes, model: Model, seed: int) -> None:
+def test_the_shipped_model_does_not_hang_on_the_batch(shapes, backend, model, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    backend = OrtBackend(model, threads=1)
-    backend._open()
-    captions = shapes.judge.captions(8, seed)
-    rows = [{**model.tokenize(c), "noise": model.noise(i)} for i, c in enumerate(captions)]
+    rows = rows_of(model, shapes.judge.captions(8, seed))
     alone = [backend.run([row])[0] for row in rows]
     for size in (2, 3, 5, 8):
         chosen = rng.integers(8, size=size)
