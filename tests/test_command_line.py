@@ -11,11 +11,6 @@ from PIL import Image
 
 import singlepass
 
-# A scheduler of the many-step teacher, in diffusers itself.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-)
-
 COMMANDS = {
     "run": ["recipe", "--set", "--dry-run"],
     "train": ["recipe", "--set"],

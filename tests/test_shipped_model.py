@@ -28,11 +28,6 @@ CAPTION = "a small red circle on the left"
 PICTURES = 40
 TEACHER_BYTES = 8_000_000
 
-# A scheduler of the many-step teacher, in diffusers itself.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-)
-
 
 @pytest.fixture(scope="module")
 def teacher() -> DiffusionPipeline:

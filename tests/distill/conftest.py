@@ -11,13 +11,6 @@ from distill.run import distil
 from distill.teachers.sdxl import SdxlTeacher, load_teacher
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Lets through what diffusers' Euler scheduler does with tensors under numpy 2."""
-    config.addinivalue_line(
-        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-    )
-
-
 @pytest.fixture(scope="session")
 def teacher(tiny_sdxl: Path) -> SdxlTeacher:
     """The tiny pipeline, open on the CPU; read only."""
