@@ -65,8 +65,8 @@ def lines(out: Path, per_caption: int, pairs: int, seed: int) -> Iterator[dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--per-caption", type=int, default=36)
-    parser.add_argument("--pairs", type=int, default=240, help="captions of two objects")
+    parser.add_argument("--per-caption", type=int, default=24)
+    parser.add_argument("--pairs", type=int, default=400, help="captions of two objects")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if (args.out / "metadata.jsonl").is_file():
