@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from distill.data import DataError, Report, Samples, read_lines, teacher_digest
 from distill.recipe import Recipe
+from distill.stats import write_whole
 from distill.teachers.sdxl import Condition, SdxlTeacher
 
 FACTS = "bank.json"
@@ -114,9 +115,7 @@ def _claim(folder: Path, facts: dict[str, object]) -> None:
     """Writes what the bank is of, or holds it against what is written there."""
     path = folder / FACTS
     if not path.is_file():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(facts, indent=2) + "\n")
         return
     try:
         there = json.loads(path.read_text("utf-8"))

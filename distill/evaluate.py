@@ -28,10 +28,12 @@ from distill.data import teacher_digest, weights_digest
 from distill.judge import Judge, Picture, load_judge
 from distill.metrics import frechet_distance, mode_coverage, shares
 from distill.recipe import Evaluate, Recipe
+from distill.stats import write_whole
 from distill.teachers.sdxl import Condition, SdxlTeacher
 
 REFERENCE_ROUNDS = 4  # reference pictures of each caption
 TIMED_RUNS = 9
+SHEET = "contact-sheet.png"
 Report = Callable[[str], None]
 Shares = dict[str, dict[str, float]]
 
@@ -85,13 +87,8 @@ def one_step(
 
     @torch.no_grad()
     def latents(condition: Condition, seeds: Sequence[int]) -> Tensor:
-        noise = [
-            torch.randn(teacher.latent_shape, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
-        return teacher.one_step(
-            unet, torch.stack(noise).to(teacher.device), timestep, condition.to(teacher.device)
-        )
+        noise = teacher.noise(seeds)
+        return teacher.one_step(unet, noise, timestep, condition.to(teacher.device))
 
     return latents
 
@@ -113,29 +110,37 @@ def run_evaluation(
     protocol = protocol_of(settings)
     known = read_known(path, protocol)
     captions = judge.captions(settings.captions, settings.seed)
-    reference = np.array(
+    ways = generators(teacher, student, recipe)
+    new = [way for way in ways if known.get(way.name, {}).get("sha256") != way.sha256]
+    reference = reference_attributes(judge, captions, settings) if new else np.empty(0)
+    figures: dict[str, dict[str, Any]] = {}
+    for way in ways:
+        if way in new:
+            figures[way.name] = measure(way, teacher, judge, captions, reference, settings)
+        else:
+            figures[way.name] = known[way.name]
+            report(f"{way.name}: measured before")
+    add_mode_coverage(figures)
+    result = {"protocol": protocol, "generators": figures}
+    recipe.run.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
+    if new or not (recipe.run / SHEET).is_file():
+        shown = [*captions[:3], *captions[-3:], *judge.vague_captions()[:6:2]]
+        save_sheet(ways, teacher, shown, recipe)
+    return result
+
+
+def reference_attributes(
+    judge: Judge, captions: Sequence[str], settings: Evaluate
+) -> np.ndarray[Any, Any]:
+    """Attributes of several rounds of real pictures of the captions: [rounds * captions, D]."""
+    return np.array(
         [
             judge.attributes(picture)
             for number in range(REFERENCE_ROUNDS)
             for picture in judge.reference(captions, settings.seed + 1 + number)
         ]
     )
-    ways = generators(teacher, student, recipe)
-    figures: dict[str, dict[str, Any]] = {}
-    for way in ways:
-        if known.get(way.name, {}).get("sha256") == way.sha256:
-            figures[way.name] = known[way.name]
-            report(f"{way.name}: measured before")
-            continue
-        figures[way.name] = measure(way, teacher, judge, captions, reference, settings)
-    add_mode_coverage(figures)
-    result = {"protocol": protocol, "generators": figures}
-    recipe.run.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", "utf-8")
-    save_sheet(
-        ways, teacher, [*captions[:3], *captions[-3:], *judge.vague_captions()[:6:2]], recipe
-    )
-    return result
 
 
 def protocol_of(settings: Evaluate) -> dict[str, Any]:
@@ -246,7 +251,7 @@ def save_sheet(
         [way.name for way in ways],
         captions,
         [block.view(len(captions), 4, *block.shape[1:]) for block in blocks],
-        recipe.run / "contact-sheet.png",
+        recipe.run / SHEET,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,9 +54,7 @@ def evaluate(recipe: Recipe, report: Report = print) -> dict[str, Any]:
     teacher = load_teacher(recipe.teacher.model, pick_device(recipe.train.device))
     folder = recipe.run / "student" / "unet"
     student = load_unet(folder, teacher.device) if folder.is_dir() else None
-    result = run_evaluation(teacher, student, recipe, report)
-    gc.collect()
-    return result
+    return run_evaluation(teacher, student, recipe, report)
 
 
 def open_samples(teacher: SdxlTeacher, recipe: Recipe, report: Report) -> Samples:

@@ -271,11 +271,6 @@ def write_grid(
     count = min(GRID_PROMPTS, len(samples.prompts))
     spread = torch.linspace(0, len(samples.prompts) - 1, count).long()
     conditions = samples.conditions[spread].repeated(GRID_SEEDS).to(teacher.device)
-    noise = torch.stack(
-        [
-            torch.randn(teacher.latent_shape, generator=torch.Generator().manual_seed(seed))
-            for seed in range(GRID_SEEDS)
-        ]
-    ).repeat(count, 1, 1, 1)
-    latents = teacher.one_step(unet, noise.to(teacher.device), recipe.student.timestep, conditions)
+    noise = teacher.noise(range(GRID_SEEDS)).repeat(count, 1, 1, 1)
+    latents = teacher.one_step(unet, noise, recipe.student.timestep, conditions)
     save_grid(teacher.decode(latents), GRID_SEEDS, recipe.run / "grids" / f"step-{step:08d}.png")

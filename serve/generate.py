@@ -3,7 +3,9 @@
 import asyncio
 import secrets
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,15 +176,22 @@ def generate_file(
     return picture
 
 
-async def _one(order: Order, model: Model, settings: Settings) -> Picture:
+@asynccontextmanager
+async def _opened(model: Model, settings: Settings) -> AsyncIterator[Generator]:
+    """A generator on a back end of its own, for as long as it is needed."""
     backend = OrtBackend(model, settings.threads, measure_s=0)
     generator = Generator(model, backend, encode_workers=1)
     await backend.start()
     try:
-        return (await generator.generate(order)).pictures[0]
+        yield generator
     finally:
         generator.close()
         await backend.close()
+
+
+async def _one(order: Order, model: Model, settings: Settings) -> Picture:
+    async with _opened(model, settings) as generator:
+        return (await generator.generate(order)).pictures[0]
 
 
 def time_pictures(
@@ -197,17 +206,11 @@ def time_pictures(
 
 
 async def _time_each(model: Model, settings: Settings, count: int, prompt: str) -> list[float]:
-    backend = OrtBackend(model, settings.threads, measure_s=0)
-    generator = Generator(model, backend, encode_workers=1)
-    await backend.start()
     times = []
-    try:
+    async with _opened(model, settings) as generator:
         for seed in range(count + 1):
             start = time.perf_counter()
             request = parse_fields({"prompt": prompt, "seed": seed, "format": "png"})
             await generator.generate(read_order(request, model, settings))
             times.append(time.perf_counter() - start)
-    finally:
-        generator.close()
-        await backend.close()
     return times[1:]  # the first warms up

@@ -115,6 +115,14 @@ class SdxlTeacher:
         with torch.autocast(noise.device.type, enabled=False):
             return self.schedule.x0_from_prediction(noise, prediction, t, self.prediction_type)
 
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """Pure noise of seeds, as diffusers draws it: [n, c, h, w], an item by its own seed."""
+        drawn = [
+            torch.randn(self.latent_shape, generator=torch.Generator("cpu").manual_seed(seed))
+            for seed in seeds
+        ]
+        return torch.stack(drawn).to(self.device)
+
     @torch.no_grad()
     def sample(
         self, condition: Condition, seeds: Sequence[int], steps: int, guidance_scale: float
