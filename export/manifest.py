@@ -24,13 +24,12 @@ Manifest = dict[str, Any]
 
 def describe(signature: Signature, max_batch: int) -> Manifest:
     """The part of a manifest that says how the graph is called."""
-    height, width, _ = signature.output.shape
     return {
         "task": "text-to-image",
         "graph": GRAPH,
         "inputs": [_tensor(tensor) for tensor in signature.inputs],
         "output": _tensor(signature.output),
-        "sizes": [f"{width}x{height}"],
+        "sizes": [f"{width}x{height}" for width, height in signature.sizes],
         "max_batch": max_batch,
         "tokenizers": {
             name: {"file": file, "max_length": TOKENS} for name, file in TOKENIZERS.items()

@@ -26,7 +26,8 @@ EXPORTER_LOGS = ("torch.onnx._internal.exporter._registration",)
 
 def write_onnx(graph: nn.Module, signature: Signature, file: Path, opset: int = OPSET) -> None:
     """Write `graph` to `file` (weights beyond 1.5 GB beside it, as `<file>.data`) and check it."""
-    inputs = tuple(_example(tensor) for tensor in signature.inputs)
+    example = signature.at(signature.sizes[0]) if signature.sizes else signature
+    inputs = tuple(_example(tensor) for tensor in example.inputs)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with torch.no_grad(), _exporter_noise_off():
         program = torch.onnx.export(
@@ -61,7 +62,8 @@ def check_onnx(file: Path, signature: Signature) -> None:
 def _example(tensor: Tensor) -> torch.Tensor:
     """Any values of the right type and shape, [EXAMPLE_BATCH, ...]: only shapes are traced."""
     dtype = {"int64": torch.int64, "float32": torch.float32}[tensor.dtype]
-    return torch.zeros(EXAMPLE_BATCH, *tensor.shape, dtype=dtype)
+    assert None not in tensor.shape, tensor
+    return torch.zeros([EXAMPLE_BATCH, *filter(None, tensor.shape)], dtype=dtype)
 
 
 def _described(value: Any) -> Tensor:

@@ -48,7 +48,7 @@ class Cases:
 def draw_cases(student: Student, graph: OneStepGraph, signature: Signature, rows: int) -> Cases:
     """Row i has prompt i (round and round) and the noise of seed i; the pictures are scanned."""
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(rows)]
-    shape = (1, *signature.inputs[-1].shape)
+    shape = (1, *signature.noise_shape(signature.sizes[0]))
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(rows)]
     ids = [
         tokenizer(
