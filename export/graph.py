@@ -1,5 +1,8 @@
 """The one graph: token ids and noise in, finished pictures out.
 
+Each part computes in the type of its own weights; noise, the step, the latents' scaling and the
+picture are float32, and every change of type stands here.
+
 B batch, T tokens, C latent channels, h x w latent size, H x W picture size in pixels, D_1 and D_2
 the widths of the two text encoders, P the width of the pooled projection.
 """
@@ -9,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.one_step import clean_latent
+from export.guidance import guidance_embedding
+from export.one_step import clean_latent, model_input
 from export.student import Student
 
 
@@ -19,6 +23,7 @@ class OneStepGraph(nn.Module):
     timestep: Tensor
     latent_mean: Tensor
     latent_std: Tensor
+    guidance: Tensor | None
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -34,6 +39,7 @@ class OneStepGraph(nn.Module):
         self.register_buffer("timestep", torch.tensor(student.step.timestep), persistent=False)
         self.register_buffer("latent_mean", mean, persistent=False)
         self.register_buffer("latent_std", std, persistent=False)
+        self.register_buffer("guidance", guidance_embedding(student), persistent=False)
         self.eval()
 
     def forward(self, input_ids: Tensor, input_ids_2: Tensor, noise: Tensor) -> Tensor:
@@ -43,17 +49,21 @@ class OneStepGraph(nn.Module):
     def picture(self, input_ids: Tensor, input_ids_2: Tensor, noise: Tensor) -> Tensor:
         """The decoder's output before it is clamped: [B, 3, H, W] float32, nominally in [-1, 1]."""
         text, pooled = self._encode(input_ids, input_ids_2)  # [B, T, D_1 + D_2], [B, P]
+        dtype = self.unet.dtype
         prediction = self.unet(
-            noise,
+            model_input(noise, self.step).to(dtype),
             self.timestep,
-            encoder_hidden_states=text,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": self._time_ids(noise)},
+            timestep_cond=None
+            if self.guidance is None
+            else self.guidance.to(dtype).expand(noise.shape[0], -1),
+            encoder_hidden_states=text.to(dtype),
+            added_cond_kwargs={"text_embeds": pooled.to(dtype), "time_ids": self._time_ids(noise)},
             return_dict=False,
         )[0]  # [B, C, h, w]
         latent = clean_latent(noise, prediction, self.step)
         latent = latent * self.latent_std / self.scaling_factor + self.latent_mean
-        picture: Tensor = self.vae.decode(latent, return_dict=False)[0]
-        return picture
+        picture: Tensor = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
+        return picture.float()
 
     def _encode(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Tensor, Tensor]:
         """Both encoders' penultimate hidden states side by side, and the second's projection."""
@@ -64,15 +74,17 @@ class OneStepGraph(nn.Module):
 
     def _time_ids(self, noise: Tensor) -> Tensor:
         """SDXL's size conditioning [B, 6]: original size, crop corner, target size, in pixels."""
-        height = noise.shape[2] * self.pixels_per_latent
-        width = noise.shape[3] * self.pixels_per_latent
-        sizes = noise.new_tensor([height, width, 0, 0, height, width])
-        return sizes.expand(noise.shape[0], -1)
+        height = torch.scalar_tensor(noise.shape[2] * self.pixels_per_latent)
+        width = torch.scalar_tensor(noise.shape[3] * self.pixels_per_latent)
+        zero = torch.scalar_tensor(0.0)
+        # stacked, not listed: a list of sizes becomes a constant when the graph is traced
+        sizes = torch.stack([height, width, zero, zero, height, width])
+        return sizes.to(noise.device).expand(noise.shape[0], -1)
 
 
 def to_levels(picture: Tensor) -> Tensor:
     """[B, 3, H, W] in [-1, 1] -> [B, H, W, 3] uint8, rounded half to even as diffusers rounds."""
-    unit = (picture.float() * 0.5 + 0.5).clamp(0, 1)
+    unit = (picture * 0.5 + 0.5).clamp(0, 1)
     return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 

@@ -1,87 +1,125 @@
-"""The one-step recipe: which timestep, which prediction, and the formula of the clean latent.
+"""The one step: which timestep, how the noise enters the UNet, how the clean latent comes out.
 
-It lies in the student's scheduler config. A stock `DDIMScheduler` with leading spacing, an offset
-of t and a last alpha of one evaluates, when asked for a single step, exactly the formula below at
-exactly timestep t.
+Every one-step model is linear in its noise and its prediction:
 
-Symbols: x_T noise, ᾱ_t the schedule's cumulated alpha, √ᾱ_t `signal`, √(1-ᾱ_t) `noise`.
+    input  = c z                 to the UNet, at timestep t
+    latent = a z + b F           from its prediction F
+
+Symbols: z standard normal noise, F the UNet's prediction, ᾱ_t the schedule's cumulated alpha,
+x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε the noised latent, σ_t = √((1-ᾱ_t)/ᾱ_t). The functions are pure: from a
+schedule and a timestep to the three coefficients, computed in float64.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
 
 import torch
 
-from export.errors import StudentError
-
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-REQUIRED = {
-    "timestep_spacing": "leading",
-    "set_alpha_to_one": True,
-    "clip_sample": False,
-    "thresholding": False,
-}
+SIGMA_DATA = 0.5  # of the consistency models' boundary condition
+
+Alphas = Sequence[float] | torch.Tensor
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """c, a and b of the module's two lines."""
+
+    input_scale: float
+    noise: float
+    prediction: float
 
 
 @dataclass(frozen=True)
 class OneStep:
-    """`signal` and `noise` are float32 values held as Python floats."""
+    """The step of one model; `kind` says whose recipe it is."""
 
+    kind: str
     timestep: int
     prediction_type: str
-    signal: float
-    noise: float
+    coefficients: Coefficients
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for the manifest."""
+        return asdict(self)
 
 
-def read_one_step(scheduler: Any) -> OneStep:
-    """Read the recipe from a diffusers scheduler; `StudentError` says what does not fit."""
-    name, config = type(scheduler).__name__, scheduler.config
-    if name != "DDIMScheduler":
-        raise StudentError(
-            f"the student's scheduler is a {name}; only DDIMScheduler, with "
-            f"timestep_spacing='leading' and steps_offset=<timestep>, is supported"
-        )
-    for key, value in REQUIRED.items():
-        if config[key] != value:
-            raise StudentError(
-                f"{key} in the student's scheduler config is {config[key]!r}; "
-                f"a one-step student needs {value!r}"
-            )
-    if config.prediction_type not in PREDICTION_TYPES:
-        raise StudentError(
-            f"prediction_type in the student's scheduler config is {config.prediction_type!r}; "
-            f"allowed are {', '.join(PREDICTION_TYPES)}"
-        )
-    return _at(scheduler, config.steps_offset, config.prediction_type)
+def model_input(z: torch.Tensor, step: OneStep) -> torch.Tensor:
+    """What the UNet sees, c z, [B, C, h, w] float32."""
+    c = step.coefficients.input_scale
+    return z if c == 1 else z.float() * c
 
 
-def _at(scheduler: Any, timestep: int, prediction_type: str) -> OneStep:
-    """The recipe at a timestep that must lie in the schedule and leave a signal to divide by."""
-    last = scheduler.config.num_train_timesteps - 1
-    if not 0 <= timestep <= last:
-        raise StudentError(
-            f"steps_offset in the student's scheduler config is {timestep}; "
-            f"the one step's timestep must lie between 0 and {last}"
-        )
-    alpha = scheduler.alphas_cumprod[timestep].to(torch.float32)
-    if prediction_type == "epsilon" and alpha == 0:
-        raise StudentError(
-            f"the student predicts epsilon at timestep {timestep}, where its schedule leaves no "
-            f"signal; choose an earlier timestep or prediction_type v_prediction or sample"
-        )
-    return OneStep(timestep, prediction_type, float(alpha**0.5), float((1 - alpha) ** 0.5))
+def clean_latent(z: torch.Tensor, prediction: torch.Tensor, step: OneStep) -> torch.Tensor:
+    """a z + b F in float32, [B, C, h, w]; a term whose coefficient is zero is left out.
 
-
-def clean_latent(x_T: torch.Tensor, prediction: torch.Tensor, step: OneStep) -> torch.Tensor:
-    """x0 from noise and prediction, in float32 (DDIM, 2010.02502, eq. 12; v: 2202.00512, app. D).
-
-    epsilon: (x_T - √(1-ᾱ) ε) / √ᾱ;  v_prediction: √ᾱ x_T - √(1-ᾱ) v;  sample: the prediction.
-    The division magnifies errors of ε up to 14.6 times at t = 999: hence float32.
+    At t = 999 both coefficients of an epsilon model are 14.6 and magnify errors: hence float32.
     """
-    x_T, prediction = x_T.float(), prediction.float()  # [B, C, H, W]
-    if step.prediction_type == "epsilon":
-        return (x_T - step.noise * prediction) / step.signal
-    if step.prediction_type == "v_prediction":
-        return step.signal * x_T - step.noise * prediction
-    assert step.prediction_type == "sample", step
-    return prediction
+    a, b = step.coefficients.noise, step.coefficients.prediction
+    scaled = prediction.float() if b == 1 else prediction.float() * b
+    return scaled if a == 0 else z.float() * a + scaled
+
+
+def denoised(alpha: float, prediction_type: str) -> Pair:
+    """(p, q) of x_0 = p x_t + q F (DDIM, 2010.02502, eq. 9; v: 2202.00512, appendix D)."""
+    signal, noise = sqrt(alpha), sqrt(1 - alpha)
+    if prediction_type == "epsilon":
+        return 1 / signal, -noise / signal
+    if prediction_type == "v_prediction":
+        return signal, -noise
+    assert prediction_type == "sample", prediction_type
+    return 0.0, 1.0
+
+
+def noised(alpha: float, prediction_type: str) -> Pair:
+    """(p, q) of ε = p x_t + q F: what `denoised` leaves of x_t, over √(1-ᾱ_t)."""
+    signal, noise = sqrt(alpha), sqrt(1 - alpha)
+    if prediction_type == "epsilon":
+        return 0.0, 1.0
+    if prediction_type == "v_prediction":
+        return noise, signal
+    assert prediction_type == "sample", prediction_type
+    return 1 / noise, -signal / noise
+
+
+def ddim(alphas: Alphas, t: int, prediction_type: str) -> Coefficients:
+    """The noise is x_t itself: x_0 = p z + q F (DDIM, 2010.02502, eq. 9). Our own students."""
+    p, q = denoised(float(alphas[t]), prediction_type)
+    return Coefficients(1.0, p, q)
+
+
+def euler(alphas: Alphas, t: int, prediction_type: str) -> Coefficients:
+    """Euler from σ_t to 0, started at σ_t z (2206.00364, algorithm 1 without its correction).
+
+    The UNet sees σ_t z / √(σ_t² + 1) = √(1-ᾱ_t) z, hence x_0 = p √(1-ᾱ_t) z + q F. So the stock
+    pipeline runs SDXL-Turbo (2311.17042) and, with F = x_0, SDXL-Lightning (2402.13929).
+    """
+    alpha = float(alphas[t])
+    c = sqrt(1 - alpha)
+    p, q = denoised(alpha, prediction_type)
+    return Coefficients(c, p * c, q)
+
+
+def consistency(alphas: Alphas, t: int, prediction_type: str, scaling: float) -> Coefficients:
+    """c_skip(t) z + c_out(t) x_0 with x_t = z (LCM, 2310.04378, eq. 9; LCM-LoRA, 2311.05556).
+
+    c_skip = d²/((k t)² + d²) and c_out = k t/√((k t)² + d²), d = `SIGMA_DATA`, k = `scaling`: next
+    to 0 and 1 wherever one step starts. DMD2 (2405.14867) and Hyper-SD's UNet (2404.13686) use it.
+    """
+    p, q = denoised(float(alphas[t]), prediction_type)
+    total = (scaling * t) ** 2 + SIGMA_DATA**2
+    skip, out = SIGMA_DATA**2 / total, scaling * t / sqrt(total)
+    return Coefficients(1.0, out * p + skip, out * q)
+
+
+def trajectory(alphas: Alphas, t: int, prediction_type: str) -> Coefficients:
+    """√ᾱ_s x_0 + √(1-ᾱ_s) ε at s = 0 (TCD, 2402.19159): Hyper-SD's unified LoRA (2404.13686).
+
+    ᾱ_0 is not quite 1 (0.99915 in SDXL's schedule), so the last trace of noise stays.
+    """
+    alpha, last = float(alphas[t]), float(alphas[0])
+    x0, eps = denoised(alpha, prediction_type), noised(alpha, prediction_type)
+    signal, noise = sqrt(last), sqrt(1 - last)
+    return Coefficients(1.0, signal * x0[0] + noise * eps[0], signal * x0[1] + noise * eps[1])

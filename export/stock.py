@@ -3,7 +3,10 @@
 N pictures, C latent channels, h x w latent size, H x W picture size in pixels.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,18 +14,19 @@ from numpy.typing import NDArray
 
 from export.student import Student
 
+SCHEDULER_LOGS = ("diffusers.schedulers.scheduling_lcm", "diffusers.schedulers.scheduling_tcd")
+
 
 def stock_call(student: Student, prompt: str, noise: torch.Tensor) -> NDArray[np.uint8]:
     """One picture [1, H, W, 3] for noise [1, C, h, w], through the pipeline's own `__call__`."""
-    pictures = student.pipeline(
-        prompt,
-        latents=noise,
-        num_inference_steps=1,
-        guidance_scale=0.0,
-        output_type="np",
-    ).images
-    levels: NDArray[np.uint8] = (pictures * 255).round().astype(np.uint8)
+    levels: NDArray[np.uint8] = (_call(student, prompt, noise, "np") * 255).round().astype(np.uint8)
     return levels
+
+
+def stock_latent(student: Student, prompt: str, noise: torch.Tensor) -> torch.Tensor:
+    """The clean latent [1, C, h, w] of the same call, before the VAE's scaling."""
+    latent: torch.Tensor = _call(student, prompt, noise, "latent")
+    return latent
 
 
 def stock_pictures(
@@ -33,3 +37,33 @@ def stock_pictures(
         stock_call(student, prompt, latents) for prompt, latents in zip(prompts, noise, strict=True)
     ]
     return np.concatenate(pictures)
+
+
+def _call(student: Student, prompt: str, noise: torch.Tensor, output_type: str) -> Any:
+    """The call that the model's card prescribes; height and width are those of the noise."""
+    recipe, pipeline = student.recipe, student.pipeline
+    with _scheduler_noise_off():
+        return pipeline(
+            prompt,
+            height=noise.shape[2] * pipeline.vae_scale_factor,
+            width=noise.shape[3] * pipeline.vae_scale_factor,
+            latents=noise,
+            num_inference_steps=1,
+            timesteps=None if recipe.timestep is None else [recipe.timestep],
+            guidance_scale=recipe.guidance_scale,
+            output_type=output_type,
+        ).images
+
+
+@contextmanager
+def _scheduler_noise_off() -> Iterator[None]:
+    """Quieten "the first timestep is not 999": that is what the recipe asks for."""
+    loggers = [logging.getLogger(name) for name in SCHEDULER_LOGS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,86 +1,77 @@
-"""The student: a stock diffusers directory, opened with the reasons why it may not be exported."""
+"""The student: a one-step SDXL of any origin, or the reason why it may not be exported."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import StableDiffusionXLPipeline
-from safetensors import SafetensorError
-
 from export.errors import StudentError
-from export.one_step import OneStep, read_one_step
-
-PIPELINE = "StableDiffusionXLPipeline"
-PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
+from export.foreign import PIPELINE, Opened, Source, open_pipeline
+from export.kinds import Recipe, is_file, named
+from export.looks import named_otherwise
+from export.one_step import OneStep
+from export.scheduler import prescribed, read_one_step, recognise
+from export.spec import read_spec
 
 
 @dataclass(frozen=True)
 class Student:
-    """The loaded pipeline (float32, CPU, evaluation mode), its recipe and its one size."""
+    """The loaded pipeline (CPU, evaluation mode), its one-step recipe and its one size.
+
+    `notes` are sentences for the user: what was found that need not be wrong.
+    """
 
     folder: Path
     pipeline: Any
     step: OneStep
+    recipe: Recipe
     size_px: int
     latent_channels: int
     latent_size: int
+    notes: tuple[str, ...] = ()
 
 
 def load_student(folder: Path) -> Student:
-    """Load the directory; `StudentError` names what is missing or not supported."""
-    _check_index(folder)
-    try:
-        pipeline = StableDiffusionXLPipeline.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            add_watermarker=False,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise StudentError(f"the student {folder} cannot be loaded: {reason}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    for part in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.unet, pipeline.vae):
-        part.float().eval().requires_grad_(False)
-    step = read_one_step(pipeline.scheduler)
-    _check_parts(pipeline)
+    """Load a whole pipeline directory whose scheduler config says the recipe, in float32."""
+    return load_model(Source(folder))
+
+
+def load_model(source: Source) -> Student:
+    """Load whatever `source` names; `StudentError` says what is missing or not supported."""
+    chosen = _chosen(source)
+    opened = open_pipeline(source)
+    pipeline = opened.pipeline
+    recipe = chosen or recognise(pipeline.scheduler)
+    if chosen is not None:
+        pipeline.scheduler = prescribed(chosen, pipeline.scheduler)
+    step = read_one_step(pipeline.scheduler, recipe)
+    _check_parts(pipeline, recipe)
     latent_size = pipeline.unet.config.sample_size
     return Student(
-        folder=folder,
+        folder=source.model,
         pipeline=pipeline,
         step=step,
+        recipe=recipe,
         size_px=latent_size * pipeline.vae_scale_factor,
         latent_channels=pipeline.unet.config.in_channels,
         latent_size=latent_size,
+        notes=_notes(source, opened, recipe),
     )
 
 
-def _check_index(folder: Path) -> None:
-    """The directory exists and its index names a whole SDXL pipeline."""
-    if not folder.is_dir():
-        raise StudentError(f"the student directory {folder} does not exist")
-    index_file = folder / "model_index.json"
-    if not index_file.is_file():
-        raise StudentError(
-            f"{folder} has no model_index.json; a student is a directory that diffusers saved"
-        )
-    try:
-        index = json.loads(index_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudentError(f"{index_file} is not valid JSON: {error}") from error
-    if index.get("_class_name") != PIPELINE:
-        raise StudentError(
-            f"{folder} holds a {index.get('_class_name')}; only {PIPELINE} can be exported"
-        )
-    for part in PARTS:
-        if not (index.get(part) or [None])[0]:
-            raise StudentError(f"{folder} has no {part}; a one-step graph needs {', '.join(PARTS)}")
-        if not (folder / part).is_dir():
-            raise StudentError(f"{folder} names a {part}, but the folder {part} is missing")
+def _chosen(source: Source) -> Recipe | None:
+    """The recipe that --one-step names, read before any weights are."""
+    if source.one_step is None:
+        return None
+    if is_file(source.one_step):
+        return read_spec(Path(source.one_step))
+    return named(str(source.one_step), source.lora)
 
 
-def _check_parts(pipeline: Any) -> None:
+def _notes(source: Source, opened: Opened, recipe: Recipe) -> tuple[str, ...]:
+    return (*opened.notes, *named_otherwise(source.model, recipe.kind))
+
+
+def _check_parts(pipeline: Any, recipe: Recipe) -> None:
     """Settings of the parts that the graph does not reproduce are refused by name."""
     unet, vae = pipeline.unet.config, pipeline.vae.config
     if not isinstance(unet.sample_size, int):
@@ -88,11 +79,16 @@ def _check_parts(pipeline: Any) -> None:
             f"sample_size in the student's unet config is {unet.sample_size!r}; "
             f"it must be one whole number, since pictures are square"
         )
-    if unet.addition_embed_type != "text_time" or unet.time_cond_proj_dim is not None:
+    if unet.addition_embed_type != "text_time":
         raise StudentError(
-            f"the student's unet has addition_embed_type={unet.addition_embed_type!r} and "
-            f"time_cond_proj_dim={unet.time_cond_proj_dim!r}; "
-            f"only 'text_time' and None, SDXL's own, are supported"
+            f"addition_embed_type in the student's unet config is {unet.addition_embed_type!r}; "
+            f"only 'text_time', SDXL's own, is supported"
+        )
+    if unet.time_cond_proj_dim is not None and recipe.guidance_scale == 0:
+        raise StudentError(
+            f"time_cond_proj_dim in the student's unet config is {unet.time_cond_proj_dim}: it "
+            f"takes a guidance scale, and the recipe {recipe.kind!r} has none; use --one-step lcm "
+            f"or a YAML file with guidance_scale"
         )
     if vae.get("shift_factor"):
         raise StudentError(

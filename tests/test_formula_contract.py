@@ -9,6 +9,7 @@ from tiny import one_step_scheduler
 
 from distill.noise import PREDICTION_TYPES, NoiseSchedule
 from export import one_step as exported
+from export.scheduler import read_one_step
 from serve import noise as served
 
 TIMESTEPS = (0, 10, 399, 999)
@@ -25,7 +26,7 @@ def test_distill_trains_with_the_formula_that_export_folds_into_the_graph(kind, 
     schedule = NoiseSchedule(scheduler.alphas_cumprod)
     t = torch.full((3,), timestep)
     trained = schedule.x0_from_prediction(x, prediction, t, kind)
-    folded = exported.clean_latent(x, prediction, exported.read_one_step(scheduler))
+    folded = exported.clean_latent(x, prediction, read_one_step(scheduler))
     scheduler.set_timesteps(1)
     stock = scheduler.step(prediction, scheduler.timesteps[0], x).prev_sample
     assert scheduler.timesteps.tolist() == [timestep]

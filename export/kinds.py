@@ -1,0 +1,58 @@
+"""Whose one-step model it is: the scheduler and the arguments that its model card prescribes.
+
+A recipe is applied to the scheduler config of the pipeline, so that the schedule of alphas stays
+the model's own; what follows from it is computed in `export.scheduler`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from export.errors import StudentError
+
+OURS = "singlepass"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One call of stock diffusers: a scheduler class with settings, and the call's arguments.
+
+    `timestep` None leaves it to the scheduler asked for one step; `guidance_scale` matters only to
+    a UNet with a guidance embedding, since nothing here runs the UNet twice.
+    """
+
+    kind: str
+    scheduler: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    timestep: int | None = None
+    guidance_scale: float = 0.0
+
+
+EPSILON = {"prediction_type": "epsilon"}
+TRAILING = {"timestep_spacing": "trailing"}
+
+KINDS = {
+    "turbo": Recipe("turbo", "EulerAncestralDiscreteScheduler", {**TRAILING, **EPSILON}),
+    "lightning": Recipe(
+        "lightning", "EulerDiscreteScheduler", {**TRAILING, "prediction_type": "sample"}
+    ),
+    "dmd2": Recipe("dmd2", "LCMScheduler", EPSILON, timestep=399),
+    "hyper": Recipe("hyper", "LCMScheduler", EPSILON, timestep=800),
+    "lcm": Recipe("lcm", "LCMScheduler", EPSILON, guidance_scale=8.0),
+}
+HYPER_LORA = Recipe("hyper", "TCDScheduler", EPSILON)
+
+
+def named(kind: str, lora: bool) -> Recipe:
+    """The recipe of a kind; Hyper-SD publishes one for its UNet and another for its LoRA."""
+    if kind not in KINDS:
+        raise StudentError(
+            f"--one-step is {kind!r}; allowed are {', '.join(KINDS)}, or the path of a YAML file"
+        )
+    return HYPER_LORA if lora and kind == "hyper" else KINDS[kind]
+
+
+def is_file(one_step: str | Path) -> bool:
+    """Whether the value of --one-step names a file instead of a kind."""
+    return isinstance(one_step, Path) or Path(one_step).suffix in (".yaml", ".yml")
