@@ -15,3 +15,19 @@ class ParityError(ExportError):
 
 class RepositoryError(ExportError):
     """The model repository cannot take the version, or holds one that is not whole."""
+
+
+class EngineError(ExportError):
+    """A TensorRT engine cannot be built, refitted or opened here, or is not for this place."""
+
+
+class SizeError(ExportError):
+    """A size of pictures is not written as one, or is not one that the student can draw."""
+
+
+class PrecisionError(ExportError):
+    """A part cannot be kept in the number type that was asked for."""
+
+
+class DecoderError(ExportError):
+    """The other decoder is missing, of an unknown kind, or does not fit the student's latents."""
