@@ -1,5 +1,5 @@
 # People, CI and hooks call the same targets. Python 3.11 or newer, git and make are all it needs.
-.PHONY: help test check demo model clean
+.PHONY: help test triton check demo model clean
 .DEFAULT_GOAL := help
 
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
@@ -7,6 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 	$$python $(NEW_ENOUGH) 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 STAMP := .venv/installed
+TRITON := .venv-triton
 PICTURES := runs/shapes-pictures
 REBUILT := $(CURDIR)/runs/rebuilt
 
@@ -21,8 +22,24 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[distill,export,dev]"
 	@touch $@
 
+# A Triton server for the tests, in an environment of its own: it needs numpy 1, and the Python stub of this
+# very Python beside its back end. Without it (no network, another system) those tests are skipped and say why.
+triton: $(TRITON)/installed  ## the Triton server that the tests start (150 MB); make test builds it too
+
+$(TRITON)/installed: constraints.txt | $(STAMP)
+	$(BIN)/python -m venv $(TRITON)
+	$(TRITON)/bin/pip install --disable-pip-version-check --quiet --only-binary :all: \
+		"numpy<2" "$$(grep ^onnxruntime== constraints.txt)"
+	$(TRITON)/bin/pip install --disable-pip-version-check --quiet --only-binary :all: --no-deps nvidia-pytriton==0.7.0
+	$(TRITON)/bin/python -c 'import shutil, sys, sysconfig; \
+		server = sysconfig.get_path("platlib") + "/pytriton/tritonserver"; \
+		stub = "%d.%d/triton_python_backend_stub" % sys.version_info[:2]; \
+		shutil.copy2(server + "/python_backend_stubs/" + stub, server + "/backends/python/")'
+	@touch $@
+
 test: $(STAMP)  ## the tests, with branch coverage; two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not triton" \
+	@$(MAKE) --no-print-directory triton || echo "no Triton server here: its tests are skipped" >&2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" \
 		--cov --cov-branch --cov-fail-under=90
 
 check: $(STAMP)  ## style, types and the arrows between the packages
@@ -51,5 +68,5 @@ model: $(STAMP) $(PICTURES)-long/metadata.jsonl  ## rebuild model_repository/sha
 	cp -R $(REBUILT)/shapes/1 $(REBUILT)/shapes/config.pbtxt model_repository/shapes/
 
 clean:  ## remove what make made, but not runs/
-	rm -rf .venv build dist *.egg-info .coverage .hypothesis .*_cache
+	rm -rf .venv $(TRITON) build dist *.egg-info .coverage .hypothesis .*_cache
 	find distill export serve tests examples -name __pycache__ -prune -exec rm -rf {} +

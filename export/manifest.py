@@ -1,6 +1,6 @@
 """The manifest of one version: what lies in its folder, how it is called, how it was checked.
 
-Its format is docs/repository.md. The digest stands for the files' contents alone: the same files
+Its format is docs/formats.md. The digest stands for the files' contents alone: the same files
 have the same digest under any model name and version.
 """
 
@@ -18,6 +18,7 @@ FILE = "manifest.json"
 GRAPH = "model.onnx"
 TOKENIZERS = {"input_ids": "tokenizer.json", "input_ids_2": "tokenizer_2.json"}
 CHUNK_BYTES = 1 << 20
+PIXELS_PER_LATENT = 8  # of manifests that do not say
 
 Manifest = dict[str, Any]
 
@@ -42,6 +43,28 @@ def complete(manifest: Manifest, folder: Path, model: str, version: int) -> Mani
     files = file_records(path for path in folder.iterdir() if path.name != FILE)
     place = {"format": FORMAT, "model": model, "version": version}
     return {**manifest, **place, "files": files, "digest": digest_of(files)}
+
+
+def signature_of(manifest: Manifest) -> Signature:
+    """The signature that `describe` wrote down."""
+    sizes = [size.split("x") for size in manifest["sizes"]]
+    return Signature(
+        inputs=tuple(_stated(tensor) for tensor in manifest["inputs"]),
+        output=_stated(manifest["output"]),
+        sizes=tuple((int(width), int(height)) for width, height in sizes),
+        pixels_per_latent=manifest.get("pixels_per_latent", PIXELS_PER_LATENT),
+    )
+
+
+def service_ms_of(manifest: Manifest) -> dict[int, float] | None:
+    """Measured milliseconds of one call by batch size, if they were measured."""
+    times = manifest.get("service_ms")
+    return None if times is None else {int(size): taken for size, taken in times.items()}
+
+
+def engines_of(manifest: Manifest) -> dict[str, str]:
+    """The file of each TensorRT engine by compute capability."""
+    return {capability: facts["file"] for capability, facts in manifest.get("engines", {}).items()}
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -75,11 +98,7 @@ def sha256_of(file: Path) -> str:
 
 def check_version(folder: Path) -> Manifest:
     """Hash every file of a version folder again; `RepositoryError` names the first bad one."""
-    manifest = _read(folder)
-    if manifest.get("format") != FORMAT:
-        raise RepositoryError(
-            f"format in {folder / FILE} is {manifest.get('format')!r}; this program reads {FORMAT}"
-        )
+    manifest = read_manifest(folder)
     files = manifest["files"]
     for name, record in files.items():
         _check_file(folder / name, record)
@@ -90,11 +109,43 @@ def check_version(folder: Path) -> Manifest:
         )
     if digest_of(files) != manifest["digest"]:
         raise RepositoryError(f"digest in {folder / FILE} is not that of the files it lists")
+    for capability, file in engines_of(manifest).items():
+        if file not in files:
+            raise RepositoryError(
+                f"engines in {folder / FILE} gives {file} for {capability}, which files lacks"
+            )
     return manifest
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest, of a format that this program reads, with the keys that checking needs."""
+    manifest = _read(folder)
+    _check_format(manifest, folder / FILE)
+    if not {"files", "digest"} <= manifest.keys():
+        raise RepositoryError(f"{folder / FILE} names no files and digest: it is not a manifest")
+    return manifest
+
+
+def refuse_newer(folder: Path) -> None:
+    """Raise if a later release wrote this version; one that is not whole is no reason."""
+    try:
+        manifest = _read(folder)
+    except RepositoryError:
+        return
+    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
+        _check_format(manifest, folder / FILE)
+
+
+def _check_format(manifest: Manifest, file: Path) -> None:
+    found = manifest.get("format")
+    if found != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
+        why = ": a later release wrote it, which is needed to read it" if newer else ""
+        raise RepositoryError(f"format in {file} is {found!r}; this program reads {FORMAT}{why}")
+
+
 def _read(folder: Path) -> Manifest:
-    """The manifest as JSON, with the keys that checking needs."""
+    """The manifest as a JSON object."""
     file = folder / FILE
     if not folder.is_dir():
         raise RepositoryError(f"the version folder {folder} does not exist")
@@ -104,8 +155,8 @@ def _read(folder: Path) -> Manifest:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RepositoryError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(manifest, dict) or not {"files", "digest"} <= manifest.keys():
-        raise RepositoryError(f"{file} names no files and digest: it is not a manifest")
+    if not isinstance(manifest, dict):
+        raise RepositoryError(f"{file} is no JSON object: it is not a manifest")
     return manifest
 
 
@@ -124,3 +175,8 @@ def _check_file(file: Path, record: Mapping[str, Any]) -> None:
 def _tensor(tensor: Tensor) -> dict[str, Any]:
     """As the manifest writes it: the batch is null."""
     return {"name": tensor.name, "dtype": tensor.dtype, "shape": [None, *tensor.shape]}
+
+
+def _stated(tensor: Mapping[str, Any]) -> Tensor:
+    """The inverse of `_tensor`."""
+    return Tensor(tensor["name"], tensor["dtype"], tuple(tensor["shape"][1:]))

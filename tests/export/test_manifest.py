@@ -72,9 +72,9 @@ def test_a_manifest_that_is_none_is_refused(version: Path) -> None:
     with pytest.raises(RepositoryError, match="is not that of the files it lists"):
         check_version(version)
     change(version, format=2)
-    with pytest.raises(RepositoryError, match="is 2; this program reads 1"):
+    with pytest.raises(RepositoryError, match="is 2; this program reads 1: a later release"):
         check_version(version)
-    for text, sentence in (("{", "not valid JSON"), ("[]", "names no files and digest")):
+    for text, sentence in (("{", "not valid JSON"), ("[]", "is no JSON object")):
         (version / "manifest.json").write_text(text)
         with pytest.raises(RepositoryError, match=sentence):
             check_version(version)

@@ -14,17 +14,10 @@ from tritonclient.grpc import model_config_pb2
 
 from export.errors import RepositoryError
 from export.manifest import check_version, describe
-from export.repository import (
-    PREFIX,
-    Published,
-    check_name,
-    publish,
-    remove_leftovers,
-    staging,
-    versions,
-)
+from export.repository import Published, check_name, publish, staging, versions
 from export.signature import text_to_image
 from export.triton_config import difference, triton_config
+from export.workplace import PREFIX, remove_leftovers
 
 SIGNATURE = text_to_image(4, 8, 64)
 CONFIG = triton_config("tiny", SIGNATURE, 8)
@@ -100,9 +93,10 @@ def test_another_config_under_the_same_name_is_refused_with_the_difference(tmp_p
 
 def test_configs_are_compared_by_meaning(tmp_path: Path) -> None:
     assert difference("# a comment\n" + CONFIG, CONFIG) is None
-    assert difference(CONFIG + "instance_group { count: 2 }", CONFIG) == (
-        "'instance_group { count: 2 }' there, 'instance_group unset' here"
+    assert difference(CONFIG.replace("onnxruntime", "python"), CONFIG) == (
+        "'backend: \"python\"' there, 'backend: \"onnxruntime\"' here"
     )
+    assert difference(CONFIG + "instance_group { count: 2 }", CONFIG) is None
     put(tmp_path)
     (tmp_path / "tiny" / "config.pbtxt").write_text("what: is this")
     with pytest.raises(RepositoryError, match="is not a Triton config"):
