@@ -57,7 +57,8 @@ class OneStepGraph(nn.Module):
             if self.guidance is None
             else self.guidance.to(dtype).expand(noise.shape[0], -1),
             encoder_hidden_states=text.to(dtype),
-            added_cond_kwargs={"text_embeds": pooled.to(dtype), "time_ids": self._time_ids(noise)},
+            # both in float32: the UNet joins them before it turns them into its own type
+            added_cond_kwargs={"text_embeds": pooled.float(), "time_ids": self._time_ids(noise)},
             return_dict=False,
         )[0]  # [B, C, h, w]
         latent = clean_latent(noise, prediction, self.step)

@@ -5,6 +5,7 @@ rewriting rules) is removed, so that the same student gives the same bytes on ev
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,40 +13,56 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
 import torch
 from torch import nn
 
+from export.errors import ExportError
 from export.signature import Signature, Tensor
 
+OPSETS = (18, 21, 23)
 OPSET = 23
 EXAMPLE_BATCH = 2  # 0 and 1 are special to torch.export; any other stands for all
-LARGEST_BATCH = 63  # from 64 on, diffusers' upsampling takes another branch
+LARGEST_BATCH = 63
+BATCH, SIDES = "batch", ("height", "width")
+SIXTEEN_BITS = (onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16)
 INLINE_BYTES = 1_500_000_000  # a protobuf ends at 2 GB; beyond this the weights lie beside it
 EXPORTER_LOGS = ("torch.onnx._internal.exporter._registration",)
 
 
 def write_onnx(graph: nn.Module, signature: Signature, file: Path, opset: int = OPSET) -> None:
-    """Write `graph` to `file` (weights beyond 1.5 GB beside it, as `<file>.data`) and check it."""
-    example = signature.at(signature.sizes[0]) if signature.sizes else signature
-    inputs = tuple(_example(tensor) for tensor in example.inputs)
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    """Write `graph` to `file` (weights beyond 1.5 GB beside it, as `<file>.data`) and check it.
+
+    Heights and widths that the signature leaves open are open in the file.
+    """
+    if opset not in OPSETS:
+        raise ExportError(f"opset is {opset}; allowed are {', '.join(map(str, OPSETS))}")
+    step = latent_step(signature)
     with torch.no_grad(), _exporter_noise_off():
         program = torch.onnx.export(
             graph,
-            inputs,
+            tuple(_example(tensor, step) for tensor in signature.inputs),
             dynamo=True,
             opset_version=opset,
             input_names=[tensor.name for tensor in signature.inputs],
             output_names=[signature.output.name],
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=tuple(_open(tensor, step) for tensor in signature.inputs),
             optimize=True,
             verbose=False,
         )
     assert program is not None
+    _name_output(program.model, signature, step)
+    _widen_softmax(program.model)
     _strip(program.model)
     weights_bytes = sum(p.numel() * p.element_size() for p in graph.parameters())
     program.save(file, external_data=weights_bytes > INLINE_BYTES)
     check_onnx(file, signature)
+
+
+def latent_step(signature: Signature) -> int:
+    """The largest number that divides every height and width of the noise: what is traced with."""
+    sides = [side for size in signature.sizes for side in signature.noise_shape(size)[1:]]
+    return math.gcd(*sides)
 
 
 def check_onnx(file: Path, signature: Signature) -> None:
@@ -59,11 +76,38 @@ def check_onnx(file: Path, signature: Signature) -> None:
     assert found == stated, f"the graph has {found}, stated are {stated}"
 
 
-def _example(tensor: Tensor) -> torch.Tensor:
+def _example(tensor: Tensor, step: int) -> torch.Tensor:
     """Any values of the right type and shape, [EXAMPLE_BATCH, ...]: only shapes are traced."""
+    sides = iter((2 * step, 3 * step))  # unequal, so that neither stands for the other
+    shape = [next(sides) if length is None else length for length in tensor.shape]
     dtype = {"int64": torch.int64, "float32": torch.float32}[tensor.dtype]
-    assert None not in tensor.shape, tensor
-    return torch.zeros([EXAMPLE_BATCH, *filter(None, tensor.shape)], dtype=dtype)
+    return torch.zeros([EXAMPLE_BATCH, *shape], dtype=dtype)
+
+
+def _open(tensor: Tensor, step: int) -> dict[int, Any]:
+    """The open dimensions by position: the batch, and where they are, height and width."""
+    dims: dict[int, Any] = {0: BATCH}
+    names = iter(SIDES)
+    for position, length in enumerate(tensor.shape, 1):
+        if length is None:
+            dims[position] = step * torch.export.Dim(next(names), min=1)
+    return dims
+
+
+def _name_output(model: Any, signature: Signature, step: int) -> None:
+    """Open dimensions of the output by the names they have in the inputs."""
+    sides = (f"{step * signature.pixels_per_latent}*{side}" for side in SIDES)
+    rest = [next(sides) if length is None else length for length in signature.output.shape]
+    model.graph.outputs[0].shape = onnx_ir.Shape([BATCH, *rest])
+
+
+def _widen_softmax(model: Any) -> None:
+    """Attention on 16-bit numbers takes its softmax in float32, as torch's own kernels do."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "Attention" and node.inputs[0].dtype in SIXTEEN_BITS:
+            node.attributes["softmax_precision"] = onnx_ir.AttrInt64(
+                "softmax_precision", onnx_ir.DataType.FLOAT
+            )
 
 
 def _described(value: Any) -> Tensor:
@@ -72,7 +116,8 @@ def _described(value: Any) -> Tensor:
     batch, *rest = kind.shape.dim
     assert batch.dim_param, f"the batch of {value.name} is fixed at {batch.dim_value}"
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    return Tensor(value.name, dtype, tuple(dim.dim_value for dim in rest))
+    lengths = (None if dim.dim_param else dim.dim_value for dim in rest)
+    return Tensor(value.name, dtype, tuple(lengths))
 
 
 def _strip(model: Any) -> None:
@@ -102,7 +147,7 @@ def _exporter_noise_off() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-            warnings.filterwarnings("ignore", r"# The axis name: batch will not be used")
+            warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
