@@ -17,6 +17,7 @@ FORMAT = 1
 FILE = "manifest.json"
 GRAPH = "model.onnx"
 TOKENIZERS = {"input_ids": "tokenizer.json", "input_ids_2": "tokenizer_2.json"}
+BYTECODE = "__pycache__"  # Triton's Python back end leaves it beside a model.py
 CHUNK_BYTES = 1 << 20
 PIXELS_PER_LATENT = 8  # of manifests that do not say
 
@@ -102,7 +103,7 @@ def check_version(folder: Path) -> Manifest:
     files = manifest["files"]
     for name, record in files.items():
         _check_file(folder / name, record)
-    unknown = {path.name for path in folder.iterdir()} - {FILE, *files}
+    unknown = {path.name for path in folder.iterdir()} - {FILE, BYTECODE, *files}
     if unknown:
         raise RepositoryError(
             f"{folder} holds {sorted(unknown)[0]}, which its manifest does not name"
