@@ -6,8 +6,9 @@ kind; TensorRT 10 has to be told.
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from export.engine import (
     HARDWARE,
@@ -160,16 +161,21 @@ def _config(trt: Trt, builder: Builder, options: EngineOptions, gpu: Gpu) -> IBu
         config.hardware_compatibility_level = member(
             trt, trt.HardwareCompatibilityLevel, level, f"hardware {options.hardware}"
         )
-    flags = trt.BuilderFlag
-    if options.refit:
-        config.set_flag(member(trt, flags, "REFIT", "refit"))
-    elif options.strip_weights:  # only ever refitted with the weights it was built from
-        config.set_flag(member(trt, flags, "REFIT_IDENTICAL", "strip_weights"))
-    if options.strip_weights:
-        config.set_flag(member(trt, flags, "STRIP_PLAN", "strip_weights"))
-    if options.version_compatible:
-        config.set_flag(member(trt, flags, "VERSION_COMPATIBLE", "version_compatible"))
+    for flag in _flags(trt, options):
+        config.set_flag(flag)
     return config
+
+
+def _flags(trt: Trt, options: EngineOptions) -> Iterator[Any]:
+    """The builder's flags; stripped without refit means that only its own weights come back."""
+    if options.refit:
+        yield member(trt, trt.BuilderFlag, "REFIT", "refit")
+    elif options.strip_weights:
+        yield member(trt, trt.BuilderFlag, "REFIT_IDENTICAL", "strip_weights")
+    if options.strip_weights:
+        yield member(trt, trt.BuilderFlag, "STRIP_PLAN", "strip_weights")
+    if options.version_compatible:
+        yield member(trt, trt.BuilderFlag, "VERSION_COMPATIBLE", "version_compatible")
 
 
 def _add_profiles(builder: Builder, config: IBuilderConfig, profiles: Sequence[Profile]) -> None:
