@@ -32,6 +32,7 @@ def describe(signature: Signature, max_batch: int) -> Manifest:
         "inputs": [_tensor(tensor) for tensor in signature.inputs],
         "output": _tensor(signature.output),
         "sizes": [f"{width}x{height}" for width, height in signature.sizes],
+        "pixels_per_latent": signature.pixels_per_latent,
         "max_batch": max_batch,
         "tokenizers": {
             name: {"file": file, "max_length": TOKENS} for name, file in TOKENIZERS.items()

@@ -68,10 +68,10 @@ class OrtBackend:
         return self._batcher.submit(feeds)
 
     def run(self, rows: list[Feeds]) -> list[Pixels]:
-        """One call of the graph on a batch of rows; blocks. One [H, W, 3] picture a row."""
+        """One call of the graph on a batch of rows of one size; blocks. One [H, W, 3] a row."""
         inputs = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         (images,) = self._session.run([self._model.manifest.output.name], inputs)
-        expected = (len(rows), *self._model.manifest.output.shape[1:])
+        expected = (len(rows), *self._model.manifest.picture_shape(rows[0]["noise"].shape))
         if images.shape != expected:
             raise InferenceError(f"the graph made {images.shape}, the manifest says {expected}")
         return list(images)

@@ -1,7 +1,8 @@
 """The micro-batcher: pictures of different callers share a call of the model.
 
 It is work-conserving: an idle model takes what waits at once and never waits for company. Batches
-form while a call runs, of the sizes that ServiceTimes found to pay.
+form while a call runs, of the batch sizes that ServiceTimes found to pay; a batch holds pictures
+of one size.
 """
 
 import asyncio
@@ -25,6 +26,11 @@ class _Item:
     feeds: Feeds
     future: "asyncio.Future[Inferred]"
     queued_at: float = field(default_factory=time.perf_counter)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Only items of equal shapes can share a batch."""
+        return {name: value.shape for name, value in self.feeds.items()}
 
 
 class Batcher:
@@ -70,12 +76,14 @@ class Batcher:
                 self._wake.clear()
 
     def _take(self) -> list[_Item]:
-        """The next batch out of the queue; items that were cancelled are dropped."""
-        while self._queue and self._queue[0].future.done():
-            self._queue.popleft()
+        """The next batch out of the queue: the oldest, and what waits with its size.
+
+        Pictures of other sizes keep their places; items that were cancelled are dropped.
+        """
         alive = [item for item in self._queue if not item.future.done()]
-        batch = alive[: self._times.batch(len(alive))] if alive else []
-        self._queue = deque(alive[len(batch) :])
+        alike = [item for item in alive if item.shapes == alive[0].shapes]
+        batch = alike[: self._times.batch(len(alike))] if alike else []
+        self._queue = deque(item for item in alive if item not in batch)
         return batch
 
     async def _run_batch(self, batch: list[_Item]) -> None:

@@ -28,6 +28,7 @@ class Order:
     prompt: str
     ids: Feeds
     seeds: tuple[int, ...]
+    size: str
     format: Format
     quality: int | None
     tokenize_s: float
@@ -65,6 +66,7 @@ def read_order(request: GenerateRequest, model: Model, settings: Settings) -> Or
         prompt=request.prompt,
         ids=ids,
         seeds=tuple(range(seed, seed + request.num_images)),
+        size=request.size or model.default_size,
         format=request.format,
         quality=request.quality,
         tokenize_s=time.perf_counter() - start,
@@ -112,7 +114,7 @@ class Generator:
         """The order's pictures; raises InferenceError. Cancelling takes them out of the queue."""
         start = time.perf_counter()
         feeds: list[Feeds] = [
-            {**order.ids, "noise": self._model.noise(seed)} for seed in order.seeds
+            {**order.ids, "noise": self._model.noise(seed, order.size)} for seed in order.seeds
         ]
         drawn = time.perf_counter()
         inferred = await self._infer(feeds)

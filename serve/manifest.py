@@ -2,15 +2,26 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from serve import noise
 from serve.errors import RepositoryError
 
 MANIFEST = "manifest.json"
+FORMAT = 1
+
+SizeName = Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")]  # WIDTHxHEIGHT in pixels
 
 
 class _Part(BaseModel):
@@ -25,7 +36,7 @@ class FileEntry(_Part):
 
 
 class Tensor(_Part):
-    """An input or output of the graph; `None` in a shape is the batch."""
+    """An input or output; `None` in a shape is the batch, or a side where there are sizes."""
 
     name: str
     dtype: Literal["int64", "float32", "uint8"]
@@ -51,9 +62,20 @@ class Manifest(_Part):
     graph: str
     inputs: tuple[Tensor, ...]
     output: Tensor
-    sizes: tuple[str, ...] = Field(min_length=1)
+    sizes: tuple[SizeName, ...] = Field(min_length=1)
+    pixels_per_latent: int = Field(8, ge=1)
     max_batch: int = Field(ge=1)
     tokenizers: dict[str, TokenizerEntry] = Field(min_length=1)
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _is_read_here(cls, value: object) -> object:
+        if isinstance(value, int) and value > FORMAT:
+            raise ValueError(
+                f"is {value}, this gateway reads {FORMAT}: a later release wrote it, "
+                f"which is needed to serve it"
+            )
+        return value
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -65,20 +87,53 @@ class Manifest(_Part):
                 raise ValueError(f"files lists {name!r}, allowed is a plain file name")
         if {tensor.name for tensor in self.inputs} != {*self.tokenizers, "noise"}:
             raise ValueError("inputs must be the tokenizers' inputs and 'noise'")
-        if None in self.noise_shape or len(self.output.shape) != 4 or None in self.output.shape[1:]:
-            raise ValueError("noise and output must have fixed shapes behind the batch")
-        if math.prod(size or 0 for size in self.noise_shape) < noise.BLOCK:
-            raise ValueError(f"noise {self.noise_shape} has fewer than {noise.BLOCK} values")
-        if self.sizes != (f"{self.output.shape[2]}x{self.output.shape[1]}",):
-            raise ValueError(f"sizes is {list(self.sizes)}, the output is {self.output.shape}")
+        self._check_shapes()
         if self.digest != digest_of(self.files):
             raise ValueError("digest does not match files")
         return self
 
+    def _check_shapes(self) -> None:
+        """One size has fixed shapes, several have open sides; the noise suffices for each."""
+        _, *latent = self._noise.shape
+        _, *pixels = self.output.shape
+        open_sides = [None, None] if len(self.sizes) > 1 else []
+        if len(latent) != 3 or len(pixels) != 3 or None in (latent[0], pixels[2]):
+            raise ValueError("noise and output must have fixed channels and two sides each")
+        if [n for n in latent if n is None] != open_sides or pixels.count(None) != len(open_sides):
+            raise ValueError("noise and output must have fixed shapes, but for several sizes")
+        if not open_sides and self.sizes != (f"{pixels[1]}x{pixels[0]}",):
+            raise ValueError(f"sizes is {list(self.sizes)}, the output is {self.output.shape}")
+        for size in self.sizes:
+            if open_sides and any(px % self.pixels_per_latent for px in _sides(size)):
+                raise ValueError(f"size {size} is no multiple of {self.pixels_per_latent} pixels")
+            if math.prod(self.noise_shape(size)) < noise.BLOCK:
+                raise ValueError(f"noise {latent} has fewer than {noise.BLOCK} values")
+
     @property
-    def noise_shape(self) -> tuple[int | None, ...]:
-        """Shape of one picture's noise, [C, H, W]."""
-        return next(tensor.shape[1:] for tensor in self.inputs if tensor.name == "noise")
+    def _noise(self) -> Tensor:
+        return next(tensor for tensor in self.inputs if tensor.name == "noise")
+
+    def noise_shape(self, size: str) -> tuple[int, ...]:
+        """Shape of the noise of one picture of a size, [C, h, w]."""
+        sides = (px // self.pixels_per_latent for px in _sides(size))
+        return _filled(self._noise.shape[1:], sides)
+
+    def picture_shape(self, noise_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the picture that noise [C, h, w] becomes, [H, W, 3]."""
+        sides = (length * self.pixels_per_latent for length in noise_shape[1:])
+        return _filled(self.output.shape[1:], sides)
+
+
+def _sides(size: str) -> tuple[int, int]:
+    """Height and width in pixels of "WIDTHxHEIGHT"."""
+    width, height = size.split("x")
+    return int(height), int(width)
+
+
+def _filled(shape: tuple[int | None, ...], sides: Iterable[int]) -> tuple[int, ...]:
+    """`shape` with its open sides, in order, set to `sides`."""
+    rest = iter(sides)
+    return tuple(next(rest) if length is None else length for length in shape)
 
 
 def digest_of(files: dict[str, FileEntry]) -> str:

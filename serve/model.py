@@ -1,6 +1,7 @@
 """A model of the repository: found, checked and opened, but for its graph."""
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from serve import noise
+from serve import noise, version_policy
 from serve.errors import FieldError, InvalidParametersError, RepositoryError
 from serve.manifest import Manifest, check_files, read_manifest
 
 Feeds = dict[str, NDArray[np.generic]]  # one picture's inputs by name, without the batch axis
+
+VERSION = re.compile(r"[1-9][0-9]*")
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +53,27 @@ class Model:
             ids[name] = np.array(tokens, dtype=np.int64)
         return ids
 
-    def noise(self, seed: int) -> NDArray[np.float32]:
-        """The noise of one picture, [C, H, W]."""
-        shape = tuple(size for size in self.manifest.noise_shape if size is not None)
-        return noise.draw(seed, shape)
+    @property
+    def default_size(self) -> str:
+        """The size of a picture whose size is not asked for."""
+        return self.manifest.sizes[0]
+
+    def noise(self, seed: int, size: str | None = None) -> NDArray[np.float32]:
+        """The noise of one picture of a size that the model has, [C, h, w]."""
+        return noise.draw(seed, self.manifest.noise_shape(size or self.default_size))
 
 
 def load_model(repository: Path, name: str | None = None) -> Model:
     """The newest good version of a model; without a name, of the only one in the repository.
 
-    A newer version that is broken is logged by name and passed over. Raises RepositoryError.
+    Only versions that its config serves are taken: after a rollback, the pinned one. A newer
+    version that is broken is logged by name and passed over. Raises RepositoryError.
     """
     folder = _model_folder(repository, name)
     broken: list[RepositoryError] = []
-    for version in _versions(folder):
+    numbers = [int(path.name) for path in _versions(folder)]
+    for number in version_policy.served(folder, numbers):
+        version = folder / str(number)
         try:
             model = _open(version)
         except RepositoryError as error:
@@ -113,5 +123,5 @@ def _versions(folder: Path) -> list[Path]:
     """The numbered folders of a model, the newest first; hidden folders are not models."""
     if folder.name.startswith(".") or not folder.is_dir():
         return []
-    numbered = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    numbered = [path for path in folder.iterdir() if VERSION.fullmatch(path.name) and path.is_dir()]
     return sorted(numbered, key=lambda path: int(path.name), reverse=True)

@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServiceTimes:
-    """Seconds that one call takes, for each batch size that is worth using; 1 is always in."""
+    """Seconds that one call takes, for each batch size that is worth using; 1 is always in.
+
+    They are those of the default size, and stand for the other sizes of a model as well.
+    """
 
     seconds: dict[int, float]
 
