@@ -56,6 +56,37 @@ def test_a_half_written_newest_version_is_named_and_the_older_one_served(tmp_pat
     assert f"newer version is broken: {graph} has" in caplog.text
 
 
+def pin(repository, policy: str) -> None:
+    text = f'name: "tiny"  # by hand\nversion_policy {{ {policy} }}\nmax_batch_size: 8\n'
+    (repository / "tiny" / "config.pbtxt").write_text(text)
+
+
+def test_after_a_rollback_the_pinned_version_is_served(tmp_path):
+    for version in (1, 2, 3):
+        write_version(tmp_path, version=version)
+    for policy, served in (
+        ("latest { num_versions: 1 }", "tiny/3"),
+        ("all { }", "tiny/3"),
+        ("specific { versions: 1 }", "tiny/1"),
+        ("specific: < versions: [2, 1] >", "tiny/2"),
+        ("specific { versions: 2; versions: 7 }", "tiny/2"),
+    ):
+        pin(tmp_path, policy)
+        assert load_model(tmp_path).label == served
+
+
+def test_a_pinned_version_that_is_broken_or_gone_is_not_replaced_by_another(tmp_path):
+    for version in (1, 2):
+        write_version(tmp_path, version=version)
+    pin(tmp_path, "specific { versions: 1 }")
+    (tmp_path / "tiny" / "1" / "tokenizer.json").unlink()
+    assert "tokenizer.json is missing" in load_error(tmp_path)
+    pin(tmp_path, "specific { versions: [9, 4] }")
+    assert "serves the versions 4, 9; the folder holds 1, 2" in load_error(tmp_path)
+    pin(tmp_path, "specific { versions: }")
+    assert "config.pbtxt cannot be read: '}' stands where a value" in load_error(tmp_path)
+
+
 def test_a_version_without_a_manifest_is_passed_over(tmp_path, caplog):
     write_version(tmp_path)
     (tmp_path / "tiny" / "2").mkdir()
@@ -78,7 +109,8 @@ def test_a_missing_file_a_short_file_and_a_changed_file_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"format": 2}, "format: Input should be 1, got 2"),
+        ({"format": 2}, "format: is 2, this gateway reads 1: a later release wrote it"),
+        ({"format": 0}, "format: Input should be 1, got 0"),
         ({"digest": "0" * 64}, "digest does not match files"),
         ({"graph": "other.onnx"}, "other.onnx is used but not listed in files"),
         ({"sizes": ["32x32"]}, r"sizes is \['32x32'\], the output is"),
