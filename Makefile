@@ -1,5 +1,5 @@
 # People, CI and hooks call the same targets. Python 3.11 or newer, git and make are all it needs.
-.PHONY: help test triton check demo model clean
+.PHONY: help test triton bindings check demo model clean
 .DEFAULT_GOAL := help
 
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
@@ -37,8 +37,21 @@ $(TRITON)/installed: constraints.txt | $(STAMP)
 		shutil.copy2(server + "/python_backend_stubs/" + stub, server + "/backends/python/")'
 	@touch $@
 
+# TensorRT's Python bindings without TensorRT, 1 MB each: the tests hold every name the code uses against them.
+BINDINGS := 10.8/tensorrt-cu12-bindings==10.8.0.43 10.16/tensorrt-cu12-bindings==10.16.1.11 \
+	11.4/tensorrt-cu13-bindings==11.4.0.106
+
+bindings: $(BINDINGS:%=.venv/tensorrt/%)
+
+.venv/tensorrt/%: | $(STAMP)
+	$(BIN)/pip install --disable-pip-version-check --quiet --only-binary :all: --no-deps \
+		--target $(@D) $(@F)
+	@touch $@
+
 test: $(STAMP)  ## the tests, with branch coverage; two processes of one thread each
 	@$(MAKE) --no-print-directory triton || echo "no Triton server here: its tests are skipped" >&2
+	@$(MAKE) --no-print-directory --keep-going bindings || \
+		echo "no TensorRT bindings here: what they offer is read from tests/export/bindings" >&2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" \
 		--cov --cov-branch --cov-fail-under=90
 

@@ -14,7 +14,6 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from export.engine import build_command, engine_advice, nvidia_gpu_found
 from export.errors import ExportError, ParityError
 from export.export import export_student, find_published, student_sha256
 from export.manifest import check_version, sha256_of
@@ -162,24 +161,3 @@ def test_the_digest_of_a_student_is_that_of_sha256sum_over_its_files(tmp_path: P
         for name in ("model_index.json", "unet/a.safetensors")
     )
     assert student_sha256(tmp_path) == hashlib.sha256(lines.encode()).hexdigest()
-
-
-def test_the_engine_command_covers_every_batch_the_model_takes(signature) -> None:
-    command = build_command(Path("shapes/1"), signature, 8)
-    assert command == (
-        "trtexec --onnx=shapes/1/model.onnx --saveEngine=shapes/1/model.plan "
-        "--minShapes=input_ids:1x77,input_ids_2:1x77,noise:1x4x8x8 "
-        "--optShapes=input_ids:8x77,input_ids_2:8x77,noise:8x4x8x8 "
-        "--maxShapes=input_ids:8x77,input_ids_2:8x77,noise:8x4x8x8"
-    )
-    assert engine_advice(Path("1"), signature, 8, gpu=True).startswith("an NVIDIA GPU was found;")
-    assert engine_advice(Path("1"), signature, 8, gpu=False).startswith("no NVIDIA GPU was found;")
-
-
-def test_a_gpu_is_found_by_the_tool_of_its_driver(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert nvidia_gpu_found() == torch.cuda.is_available()
-    (tmp_path / "nvidia-smi").touch(mode=0o755)
-    assert nvidia_gpu_found()
