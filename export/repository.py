@@ -83,7 +83,7 @@ def publish(
         moved = (staged.parent, target) if first else (staged, target / str(version))
         if _renamed(*moved):
             break
-    sync_folder(moved[1].parent)
+    _keep_name(moved[1])
     served = serving.reconfigure(target, config)
     removed = serving.remove_old(target, keep) if keep is not None else ()
     return Published(target / str(version), version, manifest["digest"], served, removed)
@@ -130,3 +130,13 @@ def _renamed(source: Path, target: Path) -> bool:
             return False
         raise
     return True
+
+
+def _keep_name(published: Path) -> None:
+    """Bring the new name to the disk; a failure here no longer takes the version back."""
+    try:
+        sync_folder(published.parent)
+    except OSError as error:
+        raise RepositoryError(
+            f"{published} was published, but may be lost if the power fails now: {error.strerror}"
+        ) from error

@@ -130,16 +130,19 @@ def test_a_repository_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_the_dead_are_removed_and_work_in_progress_is_not(tmp_path: Path) -> None:
-    dead, alive = tmp_path / f"{PREFIX}dead", tmp_path / f"{PREFIX}alive"
-    for folder in (dead, alive):
+    repository = tmp_path / "models"
+    inside, beside = repository / f"{PREFIX}dead", tmp_path / f"{PREFIX}models-dead"
+    alive, foreign = repository / f"{PREFIX}alive", tmp_path / f"{PREFIX}others-dead"
+    for folder in (inside, beside, alive, foreign):
         (folder / "model" / "1").mkdir(parents=True)
     lock = os.open(alive, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    remove_leftovers(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [alive.name]
+    remove_leftovers(repository)
+    assert [p.name for p in repository.iterdir()] == [alive.name]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [foreign.name, "models"]
     os.close(lock)
-    put(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
+    put(repository)
+    assert [p.name for p in repository.iterdir()] == ["tiny"]
 
 
 def test_publishers_at_the_same_time_get_numbers_of_their_own(tmp_path: Path) -> None:
