@@ -1,4 +1,4 @@
-"""A single safetensors file: what its keys say it is, and the UNet in it.
+"""A single safetensors file: what its keys say it is, and the UNet and the VAE in it.
 
 Original layout: SDXL's own names (`model.diffusion_model.…`); diffusers layout: those of
 `UNet2DConditionModel`. Shapes are read from the file's header, without its weights.
@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+)
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from export.errors import StudentError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 LORA, UNET, ORIGINAL_UNET, BARE_UNET, PIPELINE_FILE = range(5)
 ORIGINAL = "model.diffusion_model."
+ORIGINAL_VAE = "first_stage_model."
 GUIDED = "time_embedding.cond_proj.weight"
 NAMED = 3  # faulty keys spelt out in a sentence
 
 Shapes = Mapping[str, tuple[int, ...]]
+State = dict[str, torch.Tensor]
 
 
 def read_shapes(file: Path) -> Shapes:
@@ -62,47 +66,80 @@ def layout_of(file: Path, shapes: Shapes) -> int:
 
 
 def load_unet(file: Path, base: Path, layout: int, dtype: torch.dtype) -> Any:
-    """The UNet in `file`, of the base's configuration, with no second copy in memory."""
+    """The UNet in `file`, of the base's configuration; a guidance embedding is the file's own."""
     config = dict(UNet2DConditionModel.load_config(base / "unet"))
-    state = load_file(file)
+    state = _read(file, "" if layout in (UNET, BARE_UNET) else ORIGINAL)
     if layout == BARE_UNET:
         state = {ORIGINAL + key: value for key, value in state.items()}
     if layout != UNET:
-        state = _converted(file, state, config)
+        state = _converted(file, convert_ldm_unet_checkpoint, state, config)
     if GUIDED in state:
         config["time_cond_proj_dim"] = state[GUIDED].shape[1]
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-    _check_state(file, state, {key: value.shape for key, value in unet.state_dict().items()})
-    unet.load_state_dict({key: value.to(dtype) for key, value in state.items()}, assign=True)
-    return unet
+    return _assemble(file, UNet2DConditionModel, config, state, dtype)
 
 
-def _converted(
-    file: Path, state: dict[str, torch.Tensor], config: dict[str, Any]
-) -> dict[str, torch.Tensor]:
-    """Original names to diffusers' own."""
+def load_vae(file: Path, base: Path, dtype: torch.dtype) -> Any:
+    """The VAE of a whole checkpoint, of the base's configuration."""
+    config = dict(AutoencoderKL.load_config(base / "vae"))
+    state = _converted(file, convert_ldm_vae_checkpoint, _read(file, ORIGINAL_VAE), config)
+    return _assemble(file, AutoencoderKL, config, state, dtype)
+
+
+def _read(file: Path, prefix: str) -> State:
+    """The tensors whose names start so, mapped from the disk."""
+    with safe_open(file, "pt") as opened:
+        keys = list(opened.keys())
+        return {key: opened.get_tensor(key) for key in keys if key.startswith(prefix)}
+
+
+def _converted(file: Path, convert: Any, state: State, config: dict[str, Any]) -> State:
+    """Original names to diffusers' own, by diffusers."""
     try:
-        converted: dict[str, torch.Tensor] = convert_ldm_unet_checkpoint(state, config)
+        converted: State = convert(state, config)
     except KeyError as error:
-        raise StudentError(f"{file} lacks {ORIGINAL}{error.args[0]} of an SDXL UNet") from error
+        raise StudentError(f"{file} lacks the tensor {error.args[0]} of an SDXL UNet") from error
     return converted
 
 
-def _check_state(file: Path, state: Mapping[str, torch.Tensor], wanted: Mapping[str, Any]) -> None:
-    """The file has every tensor of the base's UNet, no other, and each of its shape."""
-    missing, unknown = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
-    shaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(shape)}"
+def _assemble(file: Path, kind: Any, config: Any, state: State, dtype: torch.dtype) -> Any:
+    """A module of class `kind` that holds `state`, with no second copy in memory."""
+    with torch.device("meta"):
+        module = kind.from_config(config)
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    _check_fit(file, kind.__name__, wanted, {key: tuple(v.shape) for key, v in state.items()})
+    module.load_state_dict({key: value.to(dtype) for key, value in state.items()}, assign=True)
+    return module
+
+
+def _check_fit(file: Path, what: str, wanted: Shapes, found: Shapes) -> None:
+    """The file has every tensor of the base's part, no other, and each of its shape."""
+    misshapen = [
+        f"{key} {list(found[key])} instead of {list(shape)}"
         for key, shape in wanted.items()
-        if key in state and state[key].shape != shape
+        if key in found and found[key] != shape
     ]
-    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has misshapen", shaped)):
-        if keys:
-            raise StudentError(
-                f"{file} does not fit the UNet of the base: "
-                f"it {what} {len(keys)} of {len(wanted)} tensors: {_some(keys)}"
-            )
+    faults = {
+        "lacks": [key for key in wanted if key not in found],
+        "has unknown": [key for key in found if key not in wanted],
+        "has misshapen": misshapen,
+    }
+    clauses = [
+        f"it {fault} {len(keys)} of {len(wanted)} tensors: {_some(keys)}"
+        for fault, keys in faults.items()
+        if keys
+    ]
+    if clauses:
+        raise StudentError(f"{file} does not fit the {what} of --base: {'; '.join(clauses)}")
+
+
+def check_loaded(file: Path, name: str, module: Any) -> None:
+    """A part that diffusers took from a file has no tensor left without its values."""
+    state = module.state_dict()
+    missing = [key for key, value in state.items() if value.is_meta]
+    if missing:
+        raise StudentError(
+            f"{file} lacks {len(missing)} of {len(state)} tensors of its {name}: {_some(missing)}"
+        )
 
 
 def _some(keys: Iterable[str]) -> str:

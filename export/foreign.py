@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
 
-from export.checkpoint import LORA, PIPELINE_FILE, layout_of, load_unet, read_shapes
+from export.checkpoint import (
+    LORA,
+    PIPELINE_FILE,
+    check_loaded,
+    layout_of,
+    load_unet,
+    load_vae,
+    read_shapes,
+)
 from export.errors import StudentError
 from export.lora import fuse
 
@@ -43,10 +51,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Opened:
-    """The pipeline, and what was noticed on the way."""
+    """The pipeline, and the directory that did not bring the UNet but everything else."""
 
     pipeline: Any
-    notes: tuple[str, ...] = ()
+    base: Path | None = None
 
 
 def open_pipeline(source: Source) -> Opened:
@@ -76,7 +84,7 @@ def _from_directory(source: Source) -> Opened:
         unet = UNet2DConditionModel.from_pretrained(
             folder, dtype=source.dtype, local_files_only=True, use_safetensors=True
         )
-    return Opened(_whole(base, source, unet=unet), _same_as_base(unet, base))
+    return Opened(_whole(base, source, unet=unet), base)
 
 
 def _from_file(source: Source) -> Opened:
@@ -89,8 +97,8 @@ def _from_file(source: Source) -> Opened:
     base = _base(source, "a single file")
     unet = load_unet(file, base, layout, source.dtype)
     if layout == PIPELINE_FILE:
-        return Opened(_single_file(file, base, unet, source))
-    return Opened(_whole(base, source, unet=unet), _same_as_base(unet, base))
+        return Opened(_single_file(file, base, unet, source), base)
+    return Opened(_whole(base, source, unet=unet), base)
 
 
 def _base(source: Source, what: str) -> Path:
@@ -120,19 +128,20 @@ def _whole(folder: Path, source: Source, **parts: Any) -> Any:
 
 def _single_file(file: Path, base: Path, unet: Any, source: Source) -> Any:
     """A whole checkpoint in the original layout; configs and tokenizers are the base's."""
-    local = {"config": str(base), "local_files_only": True}
+    vae = load_vae(file, base, source.vae_dtype)
     with _reasons(file):
-        vae = AutoencoderKL.from_single_file(
-            str(file), **local, subfolder="vae", dtype=source.vae_dtype
+        pipeline = StableDiffusionXLPipeline.from_single_file(
+            str(file),
+            config=str(base),
+            unet=unet,
+            vae=vae,
+            dtype=source.dtype,
+            local_files_only=True,
+            add_watermarker=False,
         )
-        return StableDiffusionXLPipeline.from_single_file(
-            str(file), **local, unet=unet, vae=vae, dtype=source.dtype, add_watermarker=False
-        )
-
-
-def _same_as_base(unet: Any, base: Path) -> tuple[str, ...]:
-    """A UNet whose first and last layers are the base's own was not distilled from it."""
-    return ()
+    for name in ("text_encoder", "text_encoder_2"):
+        check_loaded(file, name, getattr(pipeline, name))
+    return pipeline
 
 
 @contextmanager

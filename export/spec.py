@@ -45,6 +45,7 @@ class Spec(BaseModel):
                 "timestep_spacing": "leading",
                 "steps_offset": self.timestep,
                 "set_alpha_to_one": True,
+                "clip_sample": False,
             }
         if self.scheduler == "euler":
             scaled = self.input_scale == "sigma"

@@ -3,17 +3,17 @@
 N pictures, C latent channels, h x w latent size, H x W picture size in pixels.
 """
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from export.quiet import quiet
 from export.student import Student
 
+# "The first timestep is not 999": that is what the recipe asks for.
 SCHEDULER_LOGS = ("diffusers.schedulers.scheduling_lcm", "diffusers.schedulers.scheduling_tcd")
 
 
@@ -42,7 +42,7 @@ def stock_pictures(
 def _call(student: Student, prompt: str, noise: torch.Tensor, output_type: str) -> Any:
     """The call that the model's card prescribes; height and width are those of the noise."""
     recipe, pipeline = student.recipe, student.pipeline
-    with _scheduler_noise_off():
+    with quiet(*SCHEDULER_LOGS):
         return pipeline(
             prompt,
             height=noise.shape[2] * pipeline.vae_scale_factor,
@@ -53,17 +53,3 @@ def _call(student: Student, prompt: str, noise: torch.Tensor, output_type: str) 
             guidance_scale=recipe.guidance_scale,
             output_type=output_type,
         ).images
-
-
-@contextmanager
-def _scheduler_noise_off() -> Iterator[None]:
-    """Quieten "the first timestep is not 999": that is what the recipe asks for."""
-    loggers = [logging.getLogger(name) for name in SCHEDULER_LOGS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,13 +1,13 @@
 """The student: a one-step SDXL of any origin, or the reason why it may not be exported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from export.errors import StudentError
-from export.foreign import PIPELINE, Opened, Source, open_pipeline
+from export.foreign import PIPELINE, Source, open_pipeline
 from export.kinds import Recipe, is_file, named
-from export.looks import named_otherwise
+from export.looks import named_otherwise, same_as_base, scheduled_otherwise
 from export.one_step import OneStep
 from export.scheduler import prescribed, read_one_step, recognise
 from export.spec import read_spec
@@ -40,11 +40,15 @@ def load_model(source: Source) -> Student:
     chosen = _chosen(source)
     opened = open_pipeline(source)
     pipeline = opened.pipeline
-    recipe = chosen or recognise(pipeline.scheduler)
+    recipe = _guided(
+        chosen or recognise(pipeline.scheduler), pipeline.unet.config.time_cond_proj_dim
+    )
+    own_scheduler = scheduled_otherwise(source.model, pipeline.scheduler, recipe)
+    same = same_as_base(pipeline.unet, opened.base)
     if chosen is not None:
         pipeline.scheduler = prescribed(chosen, pipeline.scheduler)
     step = read_one_step(pipeline.scheduler, recipe)
-    _check_parts(pipeline, recipe)
+    _check_parts(pipeline)
     latent_size = pipeline.unet.config.sample_size
     return Student(
         folder=source.model,
@@ -54,7 +58,7 @@ def load_model(source: Source) -> Student:
         size_px=latent_size * pipeline.vae_scale_factor,
         latent_channels=pipeline.unet.config.in_channels,
         latent_size=latent_size,
-        notes=_notes(source, opened, recipe),
+        notes=(*named_otherwise(source.model, recipe.kind), *own_scheduler, *same),
     )
 
 
@@ -67,11 +71,28 @@ def _chosen(source: Source) -> Recipe | None:
     return named(str(source.one_step), source.lora)
 
 
-def _notes(source: Source, opened: Opened, recipe: Recipe) -> tuple[str, ...]:
-    return (*opened.notes, *named_otherwise(source.model, recipe.kind))
+def _guided(recipe: Recipe, width: int | None) -> Recipe:
+    """The recipe with a guidance scale exactly where the UNet takes one (`time_cond_proj_dim`).
+
+    LCM's is left out for LCM-LoRA, whose UNet has learnt the guidance without being told its scale.
+    """
+    if width is not None and recipe.guidance_scale == 0:
+        raise StudentError(
+            f"time_cond_proj_dim in the student's unet config is {width}: it takes a guidance "
+            f"scale, and the recipe {recipe.kind!r} has none; use --one-step lcm or a YAML file "
+            f"with guidance_scale"
+        )
+    if width is None and recipe.kind == "lcm":
+        return replace(recipe, guidance_scale=0.0)
+    if width is None and recipe.guidance_scale != 0:
+        raise StudentError(
+            f"guidance_scale of the recipe {recipe.kind!r} is {recipe.guidance_scale:g}, and the "
+            f"student's unet takes none (time_cond_proj_dim is None); only 0 is allowed"
+        )
+    return recipe
 
 
-def _check_parts(pipeline: Any, recipe: Recipe) -> None:
+def _check_parts(pipeline: Any) -> None:
     """Settings of the parts that the graph does not reproduce are refused by name."""
     unet, vae = pipeline.unet.config, pipeline.vae.config
     if not isinstance(unet.sample_size, int):
@@ -83,12 +104,6 @@ def _check_parts(pipeline: Any, recipe: Recipe) -> None:
         raise StudentError(
             f"addition_embed_type in the student's unet config is {unet.addition_embed_type!r}; "
             f"only 'text_time', SDXL's own, is supported"
-        )
-    if unet.time_cond_proj_dim is not None and recipe.guidance_scale == 0:
-        raise StudentError(
-            f"time_cond_proj_dim in the student's unet config is {unet.time_cond_proj_dim}: it "
-            f"takes a guidance scale, and the recipe {recipe.kind!r} has none; use --one-step lcm "
-            f"or a YAML file with guidance_scale"
         )
     if vae.get("shift_factor"):
         raise StudentError(
