@@ -65,7 +65,7 @@ $(PICTURES)/metadata.jsonl: | $(STAMP)
 	$(BIN)/python examples/shapes/draw_pictures.py --out $(PICTURES)
 
 $(PICTURES)-long/metadata.jsonl: | $(STAMP)
-	$(BIN)/python examples/shapes/draw_pictures.py --per-caption 36 --pairs 600 --out $(PICTURES)-long
+	$(BIN)/python examples/shapes/draw_pictures.py --per-caption 36 --pairs 1200 --out $(PICTURES)-long
 
 demo: $(STAMP) $(PICTURES)/metadata.jsonl  ## distil the shapes example and serve it on port 8000 (SERVE=0: do not serve)
 	$(BIN)/distill run examples/shapes/recipe.yaml

@@ -20,6 +20,9 @@ class _EnoughSeenError(Exception):
 class FeatureExtractor:
     """Reads `layers` of `model`, dotted module names or `sample`, average-pooled by `pool`.
 
+    A name followed by a slash and a number, mid_block/2, is cut in windows of 2 x 2 positions, each
+    of them a feature of its own (Drifting, A.5).
+
     ValueError: an unknown, repeated or missing layer name, or a pool below 1.
     """
 
@@ -27,25 +30,30 @@ class FeatureExtractor:
         check_layers(model, layers)
         if pool < 1:
             raise ValueError(f"pool is {pool}: it must be 1 (no pooling) or more")
-        self.layers = tuple(layers)
+        self.layers = {layer: split_name(layer) for layer in layers}
         self.pool = pool
-        self._modules = {name: model.get_submodule(name) for name in layers if name != SAMPLE}
+        names = dict.fromkeys(name for name, _ in self.layers.values())
+        self._modules = {name: model.get_submodule(name) for name in names if name != SAMPLE}
 
     def __call__(
         self, forward: Callable[[], object], sample: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Run `forward`, which calls the model on n items; stop it after the last layer asked for.
 
-        -> one float32 matrix [n, D_l] per layer, in the order of `layers`. `sample` [n, ...] is
-        the clean sample, taken whole and unpooled for the layer `sample`; if that is the only
-        layer, `forward` is not called. ValueError: `pool` does not divide a layer's map, or
-        a layer is never run (a bare list of blocks, say).
+        -> float32 [n, L_l, D_l] per layer, in the order of `layers`: L_l = 1 for a whole layer,
+        the number of windows for one that is cut. `sample` [n, ...] is the clean sample, unpooled,
+        for the layer `sample`; if that is the only one, `forward` is not called. ValueError: `pool`
+        or a window does not divide a layer's map, or a layer is never run (a bare list of blocks,
+        say).
         """
         seen = self._run(forward) if self._modules else {}
-        if SAMPLE in self.layers:
-            assert sample is not None, f"layers {self.layers} name the sample, but none was given"
-            seen[SAMPLE] = sample.float().flatten(1)
-        return {name: seen[name] for name in self.layers}
+        if any(name == SAMPLE for name, _ in self.layers.values()):
+            assert sample is not None, f"layers {[*self.layers]} name the sample: none was given"
+            seen[SAMPLE] = sample.float()
+        return {
+            layer: windows(layer, seen[name], window)
+            for layer, (name, window) in self.layers.items()
+        }
 
     def _run(self, forward: Callable[[], object]) -> dict[str, Tensor]:
         seen: dict[str, Tensor] = {}
@@ -53,7 +61,7 @@ class FeatureExtractor:
         def hook_of(name: str) -> Callable[[nn.Module, object, object], None]:
             def hook(module: nn.Module, inputs: object, output: object) -> None:
                 if name not in seen:
-                    seen[name] = flat_feature(name, first_tensor(name, output), self.pool)
+                    seen[name] = pooled(name, first_tensor(name, output), self.pool)
                 if len(seen) == len(self._modules):
                     raise _EnoughSeenError
 
@@ -84,8 +92,8 @@ def first_tensor(layer: str, output: object) -> Tensor:
     return first
 
 
-def flat_feature(layer: str, hidden: Tensor, pool: int) -> Tensor:
-    """Pool a map [n, C, H, W] by `pool`, leave tokens [n, L, C], flatten: -> [n, D] float32.
+def pooled(layer: str, hidden: Tensor, pool: int) -> Tensor:
+    """A map [n, C, H, W] averaged over pool x pool, tokens [n, L, C] as they are: float32.
 
     ValueError: `pool` does not divide H and W.
     """
@@ -95,7 +103,35 @@ def flat_feature(layer: str, hidden: Tensor, pool: int) -> Tensor:
         if height % pool or width % pool:
             raise ValueError(f"pool is {pool}, but must divide layer {layer!r} of {height}x{width}")
         hidden = fn.avg_pool2d(hidden, pool)
-    return hidden.flatten(1)
+    return hidden
+
+
+def windows(layer: str, hidden: Tensor, window: int | None) -> Tensor:
+    """A map [n, C, H, W] whole, [n, 1, D], or cut in windows, [n, L, C·window²] (Drifting, A.5).
+
+    ValueError: `window` does not divide H and W, or the layer has no map.
+    """
+    if window is None:
+        return hidden.flatten(1).unsqueeze(1)
+    if hidden.ndim != 4 or hidden.shape[2] % window or hidden.shape[3] % window:
+        raise ValueError(
+            f"layer {layer!r} is cut in windows of {window}x{window}, which must divide its map:"
+            f" it is {'x'.join(map(str, hidden.shape[2:]))}"
+        )
+    return fn.unfold(hidden, window, stride=window).transpose(1, 2)
+
+
+def split_name(layer: str) -> tuple[str, int | None]:
+    """A layer's module and window: mid_block is read whole, mid_block/2 in windows of 2 x 2.
+
+    ValueError: what follows the slash is not a whole number above 0.
+    """
+    name, slash, window = layer.partition("/")
+    if not slash:
+        return name, None
+    if not window.isdecimal() or int(window) < 1:
+        raise ValueError(f"layer {layer!r}: after the slash stands a window of 1 or more")
+    return name, int(window)
 
 
 def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
@@ -103,7 +139,7 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
     if not layers:
         raise ValueError(f"layers is empty: name some of {listing(model, '')}")
     known = {name for name, _ in model.named_modules() if name} | {SAMPLE}
-    for name in layers:
+    for name, _ in map(split_name, layers):
         if name not in known:
             raise ValueError(f"layer {name!r} does not exist; there are {listing(model, name)}")
     repeated = sorted({name for name in layers if list(layers).count(name) > 1})

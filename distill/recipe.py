@@ -94,7 +94,8 @@ class Drift(Section):
 
     layers: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         ("down_blocks.2", "mid_block", "up_blocks.0"),
-        description="modules of the teacher's denoiser, and/or `sample` for the latent itself",
+        description="modules of the teacher's denoiser, and/or `sample` for the latent itself;"
+        " NAME/2 compares windows of 2 x 2 positions instead of the whole map",
     )
     pool: Count = Field(4, description="average pooling of each layer's map")
     sigma: tuple[Positive, Positive] = Field(

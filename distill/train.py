@@ -201,9 +201,10 @@ def features(
     sigma: Tensor,
     randomness: Randomness,
 ) -> dict[str, Tensor]:
-    """φ_l of clean latents x [B, K, c, h, w], noised to the group's sigma [B]: {l: [B, K, D_l]}.
+    """φ_l of clean latents x [B, K, c, h, w], noised to the group's sigma [B]: {l: [B·L, K, D_l]}.
 
-    Independent noise per sample, the group's own condition, float32 throughout.
+    Independent noise per sample, the group's own condition, float32 throughout. Each of a layer's L
+    windows (1 for a whole layer) makes groups of its own: samples meet only at the same place.
     """
     B, K = x.shape[:2]
     flat = x.to(teacher.device).flatten(0, 1)
@@ -212,7 +213,10 @@ def features(
     run = teacher.feature_pass(flat, noise, sigma.repeat_interleave(K), repeated)
     with torch.autocast(teacher.device.type, enabled=False):
         phi = extractor(run, flat)
-    return {layer: value.view(B, K, -1) for layer, value in phi.items()}
+    return {
+        layer: value.unflatten(0, (B, K)).transpose(1, 2).flatten(0, 1)
+        for layer, value in phi.items()
+    }
 
 
 @torch.no_grad()

@@ -68,15 +68,15 @@ def test_features_are_the_blocks_hidden_states_flattened(unet: UNet2DConditionMo
     features = FeatureExtractor(unet, LAYERS)(forward_of(unet, x))
     assert list(features) == list(LAYERS)
     for name in LAYERS:
-        assert torch.equal(features[name], seen[name].flatten(1))
-        assert features[name].shape == (2, seen[name][0].numel())
+        assert torch.equal(features[name][:, 0], seen[name].flatten(1))
+        assert features[name].shape == (2, 1, seen[name][0].numel())
 
 
 def test_maps_are_average_pooled(unet: UNet2DConditionModel) -> None:
     x = draw(2, 4, 8, 8)
     whole = FeatureExtractor(unet, ["mid_block"])(forward_of(unet, x))["mid_block"]
     pooled = FeatureExtractor(unet, ["mid_block"], pool=2)(forward_of(unet, x))["mid_block"]
-    expected = whole.view(2, 16, 2, 2, 2, 2).mean(dim=(3, 5)).flatten(1)
+    expected = whole.view(2, 16, 2, 2, 2, 2).mean(dim=(3, 5)).view(2, 1, -1)
     assert torch.allclose(pooled, expected, atol=1e-6)
 
 
@@ -114,12 +114,33 @@ def test_the_sample_is_taken_whole_and_alone_costs_no_pass(unet: UNet2DCondition
     extract = FeatureExtractor(unet, ["sample"], pool=4)
     forward = forward_of(unet, x)
     assert ran(unet, lambda: extract(forward, x)) == []
-    assert torch.equal(extract(forward, x)["sample"], x.flatten(1))
+    assert torch.equal(extract(forward, x)["sample"][:, 0], x.flatten(1))
     both = FeatureExtractor(unet, ["sample", "mid_block"])(forward, x.bfloat16())
     assert list(both) == ["sample", "mid_block"]
     assert both["sample"].dtype == torch.float32
     with pytest.raises(AssertionError, match="none was given"):
         extract(forward)
+
+
+def test_a_slash_cuts_a_map_in_windows(unet: UNet2DConditionModel) -> None:
+    x = draw(2, 4, 8, 8)
+    cut = FeatureExtractor(unet, ["sample/2", "mid_block", "mid_block/1"])(forward_of(unet, x), x)
+    assert cut["sample/2"].shape == (2, 16, 16)
+    assert torch.equal(cut["sample/2"][:, 5], x[:, :, 2:4, 2:4].flatten(1))  # second row and column
+    hidden = cut["mid_block"].view(2, 16, 4, 4)
+    assert torch.equal(cut["mid_block/1"], hidden.flatten(2).transpose(1, 2))
+
+
+def test_a_window_that_does_not_divide_names_layer_and_map(unet: UNet2DConditionModel) -> None:
+    extract = FeatureExtractor(unet, ["mid_block/3"])
+    with pytest.raises(ValueError, match=r"layer 'mid_block/3' .* windows of 3x3, .* it is 4x4"):
+        extract(forward_of(unet, draw(1, 4, 8, 8)))
+
+
+@pytest.mark.parametrize("layer", ["mid_block/", "mid_block/0", "mid_block/two", "sample/-1"])
+def test_a_window_is_a_whole_number(unet: UNet2DConditionModel, layer: str) -> None:
+    with pytest.raises(ValueError, match=f"layer '{layer}': after the slash stands a window of"):
+        FeatureExtractor(unet, [layer])
 
 
 def test_tokens_of_a_transformer_are_flattened_unpooled() -> None:
@@ -136,7 +157,7 @@ def test_tokens_of_a_transformer_are_flattened_unpooled() -> None:
     first = next(name for name, _ in model.named_modules() if name.endswith("encoder"))
     extract = FeatureExtractor(model, [first], pool=4)
     tokens = extract(lambda: model(ids))[first]
-    assert tokens.shape == (1, 5 * 8)
+    assert tokens.shape == (1, 1, 5 * 8)
 
 
 def test_half_precision_becomes_single() -> None:
@@ -163,7 +184,7 @@ class Twice(nn.Module):
 def test_a_block_that_runs_twice_counts_by_its_first_output() -> None:
     model, x = Twice(), torch.zeros(1, 2)
     features = FeatureExtractor(model, ["block", "last"])(lambda: model(x))
-    assert torch.equal(features["block"], x)
+    assert torch.equal(features["block"][:, 0], x)
 
 
 def test_an_error_of_the_model_passes_and_hooks_are_gone() -> None:

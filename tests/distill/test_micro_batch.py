@@ -59,6 +59,17 @@ def test_a_groups_features_depend_on_its_own_condition_alone(
         assert (before[layer][1] - after[layer][1]).abs().amax(dim=1).min() > 1e-3
 
 
+def test_every_window_of_a_layer_makes_groups_of_its_own(
+    teacher: SdxlTeacher, samples: Samples
+) -> None:
+    extractor, x = FeatureExtractor(teacher.unet, ["sample/4"]), draw(3, 5, 4, 8, 8)
+    randomness, sigma = Randomness.of(1, 2, 3), torch.full((3,), 0.1)
+    phi = train.features(teacher, extractor, x, samples.conditions, sigma, randomness)["sample/4"]
+    assert phi.shape == (3 * 4, 5, 4 * 16)  # three conditions, four windows of each
+    lower_left_of_second = x[1, :, :, 4:, :4].flatten(1)
+    assert torch.equal(phi[1 * 4 + 2], lower_left_of_second)
+
+
 def test_a_groups_samples_depend_on_its_own_condition_alone(
     teacher: SdxlTeacher, samples: Samples, recipe: Recipe
 ) -> None:
