@@ -37,6 +37,7 @@ class EngineOptions:
 
     workspace_gib: float | None = None
     optimization_level: int | None = None
+    tf32: bool = False  # float32 products with 10 bits of mantissa: faster, and not what is stated
     refit: bool = False  # may later take other weights
     strip_weights: bool = False  # the plan holds no weights until it is refitted
     version_compatible: bool = False  # later TensorRT versions may open it
@@ -178,6 +179,7 @@ def _option_words(options: EngineOptions) -> list[str]:
     if options.timing_cache is not None:
         words.append(f"--timingCacheFile={options.timing_cache}")
     flags = {
+        "--noTF32": not options.tf32,
         "--refit": options.refit,
         "--stripWeights": options.strip_weights,
         "--versionCompatible": options.version_compatible,

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.errors import EngineError
-from export.signature import NOISE, Signature, Tensor
+from export.signature import Signature, Tensor
 
 Shape = tuple[int, ...]
-PIXELS_PER_LATENT = 8  # of every SDXL decoder
 
 
 @dataclass(frozen=True)
@@ -52,23 +51,6 @@ def make_profiles(
         }
         profiles.append(Profile.from_json({"name": f"{width}x{height}", "shapes": shapes}))
     return tuple(profiles)
-
-
-def signature_of(manifest: Mapping[str, Any]) -> Signature:
-    """The signature that a manifest states; a null beyond the batch is an open dimension."""
-    inputs = tuple(_tensor(value) for value in manifest["inputs"])
-    sizes = tuple(
-        (int(width), int(height))
-        for width, height in (size.split("x") for size in manifest["sizes"])
-    )
-    lengths = {tensor.name: tensor.shape[-1] for tensor in inputs}
-    noise_width = lengths.get(NOISE)
-    scale = sizes[0][0] // noise_width if noise_width else PIXELS_PER_LATENT
-    return Signature(inputs, _tensor(manifest["output"]), sizes, scale)
-
-
-def _tensor(value: Mapping[str, Any]) -> Tensor:
-    return Tensor(value["name"], value["dtype"], tuple(value["shape"][1:]))
 
 
 def _closed(tensor: Tensor) -> Shape:

@@ -19,7 +19,7 @@ from export.engine import (
     onnx_digest,
 )
 from export.errors import EngineError
-from export.manifest import check_version
+from export.manifest import check_version, signature_of
 from export.tensorrt_api import (
     Builder,
     IBuilderConfig,
@@ -34,7 +34,7 @@ from export.tensorrt_api import (
 from export.tensorrt_gpu import Gpu, find_gpu
 from export.tensorrt_log import Log, Progress, Report, attach, start
 from export.tensorrt_plan import bytes_of, open_plan, write_whole
-from export.tensorrt_profiles import Profile, make_profiles, signature_of
+from export.tensorrt_profiles import Profile, make_profiles
 
 GIB = 1 << 30
 KIB = 1 << 10
@@ -161,6 +161,8 @@ def _config(trt: Trt, builder: Builder, options: EngineOptions, gpu: Gpu) -> IBu
         config.hardware_compatibility_level = member(
             trt, trt.HardwareCompatibilityLevel, level, f"hardware {options.hardware}"
         )
+    if not options.tf32:  # TensorRT's own default is to allow it
+        config.clear_flag(trt.BuilderFlag.TF32)
     for flag in _flags(trt, options):
         config.set_flag(flag)
     return config

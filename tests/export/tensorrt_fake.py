@@ -57,13 +57,16 @@ class Config:
 
     def __init__(self, trt: "FakeTensorrt") -> None:
         self._trt = trt
-        self.flags: list[str] = []
+        self.flags = ["TF32"]  # as the real one begins
         self.pools: dict[str, int] = {}
         self.profiles: list[OptimizationProfile] = []
         self.cache: TimingCache | None = None
 
     def set_flag(self, flag) -> None:
         self.flags.append(flag.name)
+
+    def clear_flag(self, flag) -> None:
+        self.flags.remove(flag.name)
 
     def set_memory_pool_limit(self, pool, pool_size: int) -> None:
         self.pools[pool.name] = pool_size

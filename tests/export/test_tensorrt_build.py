@@ -72,6 +72,7 @@ def test_every_option_reaches_the_config(graph: Path) -> None:
         graph,
         trt,
         workspace_gib=4,
+        tf32=True,
         optimization_level=5,
         hardware="same_compute_capability",
         refit=True,
@@ -82,7 +83,7 @@ def test_every_option_reaches_the_config(graph: Path) -> None:
     assert config.pools == {"WORKSPACE": 4 << 30}
     assert config.builder_optimization_level == 5
     assert config.hardware_compatibility_level.name == "SAME_COMPUTE_CAPABILITY"
-    assert config.flags == ["REFIT", "STRIP_PLAN", "VERSION_COMPATIBLE"]
+    assert config.flags == ["TF32", "REFIT", "STRIP_PLAN", "VERSION_COMPATIBLE"]
     assert [profile.shapes["noise"] for profile in config.profiles] == [
         [(1, 4, 8, 8), (4, 4, 8, 8), (4, 4, 8, 8)]
     ]
@@ -274,6 +275,7 @@ def test_the_engine_of_a_version_follows_its_manifest(tmp_path: Path) -> None:
 def test_facts_keep_what_was_asked_but_not_where_the_cache_lies(graph: Path) -> None:
     facts = build(graph, FakeTensorrt(), refit=True, timing_cache=graph.with_name("c"))
     assert facts.to_json()["options"] == {
+        "tf32": False,
         "refit": True,
         "strip_weights": False,
         "version_compatible": False,

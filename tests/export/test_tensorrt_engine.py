@@ -1,10 +1,12 @@
 """Names, profiles and refusal of engines; the GPU; the same build for trtexec."""
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from export.engine import (
     EngineFacts,
@@ -18,11 +20,12 @@ from export.engine import (
     engine_name,
 )
 from export.errors import EngineError
-from export.manifest import describe
+from export.manifest import describe, signature_of
 from export.signature import text_to_image
 from export.tensorrt_gpu import Gpu, find_gpu, nvidia_gpu_found, parse_gpu
-from export.tensorrt_profiles import make_profiles, signature_of
+from export.tensorrt_profiles import make_profiles
 
+ROOT = Path(__file__).parents[2]
 BUCKETS = ((1024, 1024), (1152, 896), (896, 1152))
 ONE = text_to_image(4, 8, 64)
 MANY = text_to_image(4, 128, 1024, BUCKETS)
@@ -90,9 +93,7 @@ def test_an_engine_in_its_own_place_is_taken() -> None:
 
 
 def test_an_engine_of_another_graph_is_refused_with_both_names() -> None:
-    with pytest.raises(
-        EngineError, match="graph aaaaaaaaaaaa, but the graph here is cccccccccccc"
-    ):
+    with pytest.raises(EngineError, match="graph aaaaaaaaaaaa, but the graph here is cccccccccccc"):
         check_engine(FACTS, replace(HERE, model_sha256="c" * 64))
 
 
@@ -159,6 +160,7 @@ def test_the_command_builds_every_batch_of_the_one_size() -> None:
     )
     assert command == (
         "trtexec --onnx=1/model.onnx --saveEngine=model.plan --stronglyTyped --skipInference "
+        "--noTF32 "
         "--minShapes=input_ids:1x77,input_ids_2:1x77,noise:1x4x8x8 "
         "--optShapes=input_ids:8x77,input_ids_2:8x77,noise:8x4x8x8 "
         "--maxShapes=input_ids:8x77,input_ids_2:8x77,noise:8x4x8x8"
@@ -169,6 +171,7 @@ def test_the_command_has_a_profile_per_size_and_every_option() -> None:
     options = EngineOptions(
         workspace_gib=2.5,
         optimization_level=4,
+        tf32=True,
         refit=True,
         strip_weights=True,
         version_compatible=True,
@@ -245,3 +248,19 @@ def test_a_tool_that_does_not_run_is_named(tool, tmp_path: Path) -> None:
 def test_an_answer_of_another_kind_is_refused(line: str) -> None:
     with pytest.raises(EngineError, match="expected are name,driver_version"):
         parse_gpu(line)
+
+
+def test_the_container_builds_from_what_is_there() -> None:
+    folder = ROOT / "deploy" / "tensorrt"
+    (service,) = yaml.safe_load((folder / "docker-compose.yml").read_text("utf-8"))[
+        "services"
+    ].values()
+    assert (folder / service["build"]["context"]).resolve() == ROOT
+    dockerfile = (ROOT / service["build"]["dockerfile"]).read_text("utf-8")
+    copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
+    names = [name for line in copied for name in line.split()]
+    kept = (folder / "Dockerfile.dockerignore").read_text("utf-8").split()
+    assert {f"!{name}" for name in names} == {line for line in kept if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in names)
+    assert service["volumes"][0].endswith(":/models")
+    assert '"engine", "/models"]' in dockerfile

@@ -1,0 +1,95 @@
+"""An engine into a published version: built or refitted here, measured, and only then added.
+
+A wrong engine is nothing rare: TensorRT has computed batches above 1 wrong while its own tool
+reported success. So every batch size and row is drawn and compared with ONNX Runtime on the
+version's graph first, and an engine beyond the limits is never added.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from export.addition import add_engine
+from export.engine import EngineFacts, EngineOptions, Here, check_engine, onnx_digest
+from export.errors import EngineError
+from export.gate import Request, verify_repository
+from export.gate_version import Version, open_version
+from export.tensorrt_api import Trt, load_tensorrt
+from export.tensorrt_gpu import Gpu, find_gpu
+from export.tensorrt_log import Report
+from export.tensorrt_refit import refit_engine
+from export.tensorrt_runtime import Stream, open_engine
+from export.to_tensorrt import build_for_version
+from export.workplace import workplace
+
+
+def publish_engine(
+    repository: Path,
+    model: str | None = None,
+    version: int | None = None,
+    options: EngineOptions | None = None,
+    *,
+    opt_batch: int | None = None,
+    refit_from: int | None = None,
+    request: Request | None = None,
+    report: Report = print,
+    trt: Trt | None = None,
+    gpu: Gpu | None = None,
+    stream: Stream | None = None,
+) -> EngineFacts:
+    """Add this GPU's engine to a version: the newest of the only model if none is named.
+
+    With `refit_from`, that version's engine takes this version's weights instead of being built.
+    `request` tells the gate how much to draw; `ParityError` if the engine draws other pictures.
+    """
+    options = options or EngineOptions()
+    if options.strip_weights:
+        raise EngineError(
+            "strip_weights gives an engine without weights, which no server can serve; leave it "
+            "out when an engine is added to a repository"
+        )
+    trt = load_tensorrt() if trt is None else trt
+    gpu = gpu or find_gpu()
+    found = open_version(repository, model, version)
+    name, number = found.folder.parent.name, int(found.folder.name)
+    with workplace(repository, f"no engine was added to {found.label}") as scratch:
+        if refit_from is None:
+            plan, facts = build_for_version(
+                found.folder, scratch, options, opt_batch=opt_batch, report=report, trt=trt, gpu=gpu
+            )
+        else:
+            source = open_version(repository, name, refit_from)
+            plan, facts = _refitted(source, found, scratch, report, trt, gpu)
+        host_code = facts.options.version_compatible
+        infer = open_engine(plan, host_code=host_code, trt=trt, stream=stream)
+        request = replace(request or Request(), against="onnx", infer=infer)
+        parity = verify_repository(repository, name, number, request, report=report)
+        told = {**facts.to_json(), "gate": parity.to_json()}
+        add_engine(found.folder, plan, facts.capability, told)
+    report(f"added {facts.file} to {found.label}")
+    return facts
+
+
+def _refitted(
+    source: Version, target: Version, scratch: Path, report: Report, trt: Trt, gpu: Gpu
+) -> tuple[Path, EngineFacts]:
+    """The source's engine for this GPU with the target's weights; both must be of one shape."""
+    engines = source.manifest.get("engines", {})
+    if gpu.capability not in engines:
+        there = ", ".join(sorted(engines)) or "none"
+        raise EngineError(
+            f"{source.label} has no engine for compute capability {gpu.capability} to refit; its "
+            f"engines are for: {there}"
+        )
+    if (source.signature, source.max_batch) != (target.signature, target.max_batch):
+        raise EngineError(
+            f"{source.label} and {target.label} differ in sizes or max_batch, so the engine of "
+            f"one is not the other's; build it instead"
+        )
+    facts = EngineFacts.from_json(
+        {key: value for key, value in engines[gpu.capability].items() if key != "gate"}
+    )
+    here = Here(trt.__version__, gpu.name, gpu.capability, onnx_digest(source.graph))
+    check_engine(facts, here)
+    plan = scratch / facts.file
+    facts = refit_engine(source.folder / facts.file, facts, target.graph, plan, report, trt)
+    return plan, facts
