@@ -48,6 +48,12 @@ class OneStepGraph(nn.Module):
 
     def picture(self, input_ids: Tensor, input_ids_2: Tensor, noise: Tensor) -> Tensor:
         """The decoder's output before it is clamped: [B, 3, H, W] float32, nominally in [-1, 1]."""
+        latent = self.latent(input_ids, input_ids_2, noise)
+        picture: Tensor = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
+        return picture.float()
+
+    def latent(self, input_ids: Tensor, input_ids_2: Tensor, noise: Tensor) -> Tensor:
+        """What the decoder is given: [B, C, h, w] float32, in the VAE's own scale."""
         text, pooled = self._encode(input_ids, input_ids_2)  # [B, T, D_1 + D_2], [B, P]
         dtype = self.unet.dtype
         prediction = self.unet(
@@ -62,9 +68,7 @@ class OneStepGraph(nn.Module):
             return_dict=False,
         )[0]  # [B, C, h, w]
         latent = clean_latent(noise, prediction, self.step)
-        latent = latent * self.latent_std / self.scaling_factor + self.latent_mean
-        picture: Tensor = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
-        return picture.float()
+        return latent * self.latent_std / self.scaling_factor + self.latent_mean
 
     def _encode(self, input_ids: Tensor, input_ids_2: Tensor) -> tuple[Tensor, Tensor]:
         """Both encoders' penultimate hidden states side by side, and the second's projection."""
