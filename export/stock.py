@@ -40,16 +40,25 @@ def stock_pictures(
 
 
 def _call(student: Student, prompt: str, noise: torch.Tensor, output_type: str) -> Any:
-    """The call that the model's card prescribes; height and width are those of the noise."""
+    """The call that the model's card prescribes; height and width are those of the noise.
+
+    Stock draws its noise in the type of the text encoders, and hands the UNet's type to the VAE;
+    where the VAE has another one, its callback after the step is the place to say so.
+    """
     recipe, pipeline = student.recipe, student.pipeline
+
+    def for_the_vae(_pipe: Any, _step: int, _t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": tensors["latents"].to(pipeline.vae.dtype)}
+
     with quiet(*SCHEDULER_LOGS):
         return pipeline(
             prompt,
             height=noise.shape[2] * pipeline.vae_scale_factor,
             width=noise.shape[3] * pipeline.vae_scale_factor,
-            latents=noise,
+            latents=noise.to(pipeline.unet.dtype),
             num_inference_steps=1,
             timesteps=None if recipe.timestep is None else [recipe.timestep],
             guidance_scale=recipe.guidance_scale,
             output_type=output_type,
+            callback_on_step_end=for_the_vae,
         ).images
