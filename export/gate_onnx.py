@@ -39,8 +39,6 @@ def scan_levels(label: str, cases: Cases, probe: Probe | None) -> None:
     values that are not finite leave in uint8.
     """
     flat = is_flat(cases.pictures["onnx"])  # [N]
-    if flat.all():
-        raise ParityError(f"{label}: all {len(flat)} pictures are one flat colour")
     for row, prompt in enumerate(cases.prompts):
         picture = f"{label}: the picture of {prompt!r}, seed {cases.seeds[row]},"
         if probe is None:
@@ -50,3 +48,5 @@ def scan_levels(label: str, cases: Cases, probe: Probe | None) -> None:
         feeds = {name: array[row : row + 1] for name, array in cases.feeds.items()}
         if not np.isfinite(probe(feeds)).all():
             raise ParityError(f"{picture} holds values that are not finite")
+    if flat.all():
+        raise ParityError(f"{label}: all {len(flat)} pictures are one flat colour")

@@ -83,13 +83,13 @@ def nan_in_a_row(model: onnx.ModelProto) -> None:
 
 
 def nan_by_content(model: onnx.ModelProto) -> None:
-    """A picture turns into NaN wherever it stands, if its noise begins above 1."""
+    """A picture turns into NaN wherever it stands, if its noise begins above -1.1."""
     model.graph.initializer.append(numpy_helper.from_array(np.float32(np.nan), "not_a_number"))
     text = ["zeros = Constant <value_ints: ints = [0, 0, 0]> ()"]
     text += ["ones = Constant <value_ints: ints = [1, 1, 1]> ()"]
     text += ["axes = Constant <value_ints: ints = [1, 2, 3]> ()"]
     text += ["first = Slice (before, zeros, ones, axes)"]
-    text += ["one = Constant <value_float: float = 1.0> ()", "is_it = Greater (first, one)"]
+    text += ["least = Constant <value_float: float = -1.1> ()", "is_it = Greater (first, least)"]
     plant(model, "noise", [*text, "after = Where (is_it, not_a_number, before)"])
 
 
