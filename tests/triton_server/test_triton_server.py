@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from conftest import Feeds, drawn_here, feeds, publish_into
 from running_triton import DidNotStartError, Server, running
+from shipped_model import Feeds, drawn_here, feeds, publish_into
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from export.repository import staging
