@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from running_triton import DidNotStartError, Server, running
-from shipped_model import Feeds, drawn_here, feeds, publish_into
+from shipped_model import Feeds, drawn_here, feeds, publish_into, rescale
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from export.errors import ParityError
 from export.repository import staging
 from export.serving import rollback
 from export.triton_config import ServingOptions
@@ -114,6 +115,28 @@ def test_the_newest_version_is_served_until_it_is_rolled_back(server, publish_sh
         np.testing.assert_array_equal(draw(server, "rolled", inputs), picture)
         ready = [server.client.is_model_ready("rolled", str(number)) for number in (1, 2)]
         assert ready == [version == 1, version == 2]
+
+
+def test_the_gate_passes_a_server_that_draws_the_graph_and_refuses_one_that_does_not(
+    server, publish_shapes
+) -> None:
+    from export.gate import Request, verify_repository  # brings torch, which only this test needs
+
+    version = publish_shapes("gated").folder
+    server.load("gated")
+    request = Request(against="triton", url=server.url, rows=2, threads=1)
+
+    def verify():
+        return verify_repository(server.repository, "gated", request=request, report=lambda _: None)
+
+    assert verify().level == "bitwise"
+    graph, right = version / "model.onnx", (version / "model.onnx").read_bytes()
+    rescale(graph, 0.5)
+    server.client.unload_model("gated")
+    server.load("gated")
+    graph.write_bytes(right)
+    with pytest.raises(ParityError, match="the server does not draw the pictures"):
+        verify()
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
