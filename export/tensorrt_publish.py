@@ -50,40 +50,47 @@ def publish_engine(
     trt = load_tensorrt() if trt is None else trt
     gpu = gpu or find_gpu()
     found = open_version(repository, model, version)
-    name, number = found.folder.parent.name, int(found.folder.name)
     with workplace(repository, f"no engine was added to {found.label}") as scratch:
         if refit_from is None:
             plan, facts = build_for_version(
                 found.folder, scratch, options, opt_batch=opt_batch, report=report, trt=trt, gpu=gpu
             )
         else:
-            source = open_version(repository, name, refit_from)
+            source = open_version(repository, found.folder.parent.name, refit_from)
             plan, facts = _refitted(source, found, scratch, report, trt, gpu)
         host_code = facts.options.version_compatible
         infer = open_engine(plan, host_code=host_code, trt=trt, stream=stream)
-        request = replace(request or Request(), against="onnx", infer=infer)
-        parity = verify_repository(repository, name, number, request, report=report)
-        told = {**facts.to_json(), "gate": parity.to_json()}
-        add_engine(found.folder, plan, facts.capability, told)
+        parity = _measured(found, replace(request or Request(), infer=infer), report)
+        add_engine(found.folder, plan, facts.capability, {**facts.to_json(), "gate": parity})
     report(f"added {facts.file} to {found.label}")
     return facts
+
+
+def _measured(version: Version, request: Request, report: Report) -> dict[str, object]:
+    """What the gate says of the engine; beyond the limits it raises."""
+    model = version.folder.parent
+    request = replace(request, against="onnx")
+    parity = verify_repository(
+        model.parent, model.name, int(version.folder.name), request, report=report
+    )
+    return parity.to_json()
 
 
 def _refitted(
     source: Version, target: Version, scratch: Path, report: Report, trt: Trt, gpu: Gpu
 ) -> tuple[Path, EngineFacts]:
     """The source's engine for this GPU with the target's weights; both must be of one shape."""
+    if (source.signature, source.max_batch) != (target.signature, target.max_batch):
+        raise EngineError(
+            f"{source.label} and {target.label} differ in sizes or max_batch, so the engine of "
+            f"one is not the other's; build it instead"
+        )
     engines = source.manifest.get("engines", {})
     if gpu.capability not in engines:
         there = ", ".join(sorted(engines)) or "none"
         raise EngineError(
             f"{source.label} has no engine for compute capability {gpu.capability} to refit; its "
             f"engines are for: {there}"
-        )
-    if (source.signature, source.max_batch) != (target.signature, target.max_batch):
-        raise EngineError(
-            f"{source.label} and {target.label} differ in sizes or max_batch, so the engine of "
-            f"one is not the other's; build it instead"
         )
     facts = EngineFacts.from_json(
         {key: value for key, value in engines[gpu.capability].items() if key != "gate"}

@@ -102,8 +102,9 @@ def build_engine(
         raise EngineError(_why_nothing(trt, plan, gpu, log))
     sha256 = write_whole(plan, bytes_of(content))
     _keep_timing_cache(config, options.timing_cache, report)
-    engine = _opened(trt, plan, log, options)
-    facts = EngineFacts(
+    engine, seconds = _opened(trt, plan, log, options), round(time.monotonic() - began, 1)
+    report(f"built {plan.name}, {content.nbytes / 1e6:.1f} MB, in {seconds} s")
+    return EngineFacts(
         file=plan.name,
         sha256=sha256,
         bytes=content.nbytes,
@@ -112,14 +113,12 @@ def build_engine(
         capability=gpu.capability,
         driver=gpu.driver,
         tensorrt=trt.__version__,
-        seconds=round(time.monotonic() - began, 1),
+        seconds=seconds,
         host_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
         device_memory_bytes=engine.device_memory_size_v2,
         profiles=tuple(profiles),
         options=options,
     )
-    report(f"built {plan.name}, {facts.bytes / 1e6:.1f} MB, in {facts.seconds} s")
-    return facts
 
 
 def _network(

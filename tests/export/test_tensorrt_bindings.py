@@ -202,7 +202,7 @@ def test_the_snapshot_is_what_the_real_bindings_say(version: str, tmp_path: Path
 
 
 SCRIPT = """
-import sys
+import ctypes
 from pathlib import Path
 import tensorrt_bindings as trt
 from export.errors import EngineError
@@ -219,6 +219,10 @@ progress = attach(Progress, trt.IProgressMonitor, print)
 progress.phase_start("Build", None, 10)
 assert isinstance(progress, trt.IProgressMonitor) and progress.step_complete("Build", 4)
 assert member(trt, trt.BuilderFlag, "REFIT", "refit") == trt.BuilderFlag.REFIT
+is_buffer = ctypes.pythonapi.PyObject_CheckBuffer  # looks at the type alone
+is_buffer.argtypes = [ctypes.py_object]
+assert is_buffer(trt.IHostMemory.__new__(trt.IHostMemory))
+assert not is_buffer(trt.ITensor.__new__(trt.ITensor))
 gpu = Gpu("none", "0", "9.0", 1)
 try:
     build_engine(Path(__file__), Path("x.plan"), [], EngineOptions(), print, trt, gpu)

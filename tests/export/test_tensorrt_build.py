@@ -3,6 +3,7 @@
 import json
 import resource
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,7 @@ def test_more_workspace_than_the_gpu_has_is_refused(graph: Path) -> None:
     assert said == f"workspace_gib is 81; {GPU.name} has 80.0 GiB"
 
 
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
 def test_without_tensorrt_it_is_said_how_to_install_it(graph: Path) -> None:
     with pytest.raises(EngineError, match="pip install tensorrt-cu13") as caught:
         build_engine(graph, graph.with_name("a.plan"), PROFILES, EngineOptions(), gpu=GPU)

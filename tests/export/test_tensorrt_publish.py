@@ -75,7 +75,6 @@ def test_without_an_engine_to_refit_it_is_said_which_there_are(repository: Path)
 
 
 def test_versions_of_other_batches_do_not_share_an_engine(repository: Path) -> None:
-    add(repository, 1, options=EngineOptions(refit=True))
     file = repository / "tiny" / "2" / "manifest.json"
     file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "max_batch": 3}))
     with pytest.raises(EngineError, match="tiny/1 and tiny/2 differ in sizes or max_batch"):
