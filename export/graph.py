@@ -88,9 +88,12 @@ class OneStepGraph(nn.Module):
 
 
 def to_levels(picture: Tensor) -> Tensor:
-    """[B, 3, H, W] in [-1, 1] -> [B, H, W, 3] uint8, rounded half to even as diffusers rounds."""
+    """[B, 3, H, W] in [-1, 1] -> [B, H, W, 3] uint8, rounded half to even as diffusers rounds.
+
+    The cast comes last: TensorRT takes uint8 only as a graph's own input or output.
+    """
     unit = (picture * 0.5 + 0.5).clamp(0, 1)
-    return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return (unit * 255).round().permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def _latent_statistics(vae_config: Any, channels: int) -> tuple[Tensor, Tensor]:
