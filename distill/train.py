@@ -214,7 +214,7 @@ def features(
     with torch.autocast(teacher.device.type, enabled=False):
         phi = extractor(run, flat)
     return {
-        layer: value.unflatten(0, (B, K)).transpose(1, 2).flatten(0, 1)
+        layer: value.view(B, K, *value.shape[1:]).transpose(1, 2).flatten(0, 1)
         for layer, value in phi.items()
     }
 
