@@ -215,6 +215,12 @@ def test_rows_follow_the_time_of_a_picture(repository: Path) -> None:
     assert affordable_rows(60, version, 60) == 8
 
 
+def test_rows_that_are_not_asked_for_are_chosen_by_a_measured_picture(repository: Path) -> None:
+    request = Request("onnx", threads=1, budget_s=0)
+    parity = verify_repository(repository, request=request, report=list[str]().append)
+    assert parity.batches[0].pictures == 8  # the fewest
+
+
 def test_files_that_cannot_be_written_are_named(repository: Path, tmp_path: Path) -> None:
     for option, key in (("--json", "json_file"), ("the contact sheet", "sheet")):
         request = Request("onnx", **{key: tmp_path / "none" / "file"}, **FEW)
