@@ -70,7 +70,7 @@ def open_pipeline(source: Source) -> Opened:
 def _from_directory(source: Source) -> Opened:
     folder = source.model
     if not folder.is_dir():
-        raise StudentError(f"the student directory {folder} does not exist")
+        raise StudentError(f"the student {folder} does not exist")
     if (folder / "model_index.json").is_file():
         return Opened(_whole(folder, source))
     config = folder / "config.json"

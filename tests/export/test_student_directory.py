@@ -87,6 +87,7 @@ def test_a_teacher_with_its_many_step_scheduler_is_refused(tiny_sdxl: Path) -> N
     ("part", "changes", "sentence"),
     [
         ("unet", {"sample_size": [8, 16]}, r"sample_size .* is \[8, 16\]; it must be one whole"),
+        ("unet", {"addition_embed_type": None}, "addition_embed_type .* is None; only 'text_time'"),
         ("vae", {"shift_factor": 0.1}, "shift_factor .* is 0.1; the stock"),
     ],
 )
