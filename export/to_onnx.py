@@ -4,6 +4,7 @@ Whatever the exporter notes about the source (stack traces, module paths, the na
 rewriting rules) is removed, so that the same student gives the same bytes on every machine.
 """
 
+import ast
 import logging
 import math
 import warnings
@@ -27,6 +28,7 @@ LARGEST_BATCH = 63
 BATCH, SIDES = "batch", ("height", "width")
 SIXTEEN_BITS = (onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16)
 INLINE_BYTES = 1_500_000_000  # a protobuf ends at 2 GB; beyond this the weights lie beside it
+SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes the modules around a node
 EXPORTER_LOGS = ("torch.onnx._internal.exporter._registration",)
 
 
@@ -53,6 +55,7 @@ def write_onnx(graph: nn.Module, signature: Signature, file: Path, opset: int = 
     assert program is not None
     _name_output(program.model, signature, step)
     _widen_softmax(program.model)
+    _name_parts(program.model)
     _strip(program.model)
     weights_bytes = sum(p.numel() * p.element_size() for p in graph.parameters())
     program.save(file, external_data=weights_bytes > INLINE_BYTES)
@@ -118,6 +121,14 @@ def _described(value: Any) -> Tensor:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
     lengths = (None if dim.dim_param else dim.dim_value for dim in rest)
     return Tensor(value.name, dtype, tuple(lengths))
+
+
+def _name_parts(model: Any) -> None:
+    """Each node's name begins with the part of the pipeline that it came from, as in `unet/`."""
+    for node in model.graph.all_nodes():
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+        if len(scopes) > 2:  # the whole, the part, …, the node itself
+            node.name = f"{scopes[1]}/{node.name}"
 
 
 def _strip(model: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from export import to_onnx
+from export.errors import ExportError
 from export.session import open_session
 from export.signature import Signature, Tensor
 from export.to_onnx import OPSET, check_onnx, write_onnx
@@ -71,3 +72,29 @@ def test_a_graph_whose_batch_is_fixed_fails_the_check(tmp_path: Path) -> None:
     onnx.save(model, file)
     with pytest.raises(AssertionError, match="the batch of noise is fixed at 2"):
         check_onnx(file, SMALL)
+
+
+def test_an_opset_that_was_not_measured_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="opset is 17; allowed are 18, 21, 23"):
+        write_onnx(Scale().eval(), SMALL, tmp_path / "model.onnx", 17)
+
+
+def test_nodes_carry_the_name_of_their_part(run) -> None:
+    nodes = onnx.load(run.exported.folder / "model.onnx").graph.node
+    parts = {node.name.split("/")[0] for node in nodes if "/" in node.name}
+    assert {"text_encoder", "text_encoder_2", "unet", "vae.decoder"} <= parts
+    norms = [node.name for node in nodes if node.op_type == "GroupNormalization"]
+    assert all(name.startswith(("unet/", "vae.decoder/")) for name in norms)
+
+
+def test_a_large_batch_of_large_pictures_does_not_stop_the_trace(tmp_path: Path) -> None:
+    """Upsampling asks whether a tensor exceeds 2^31 values: the batch must stay open then too."""
+    large = Signature((Tensor("noise", "float32", (40, 1024, 1024)),), SMALL.output)
+
+    class Grow(nn.Module):
+        def forward(self, noise: torch.Tensor) -> torch.Tensor:
+            if noise.numel() > 2**31:
+                noise = noise.contiguous()
+            return noise[:, :2, 0, 0].clamp(0, 255).to(torch.uint8)
+
+    write_onnx(Grow().eval(), large, tmp_path / "model.onnx")
