@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # A Triton server for the tests, in an environment of its own: it needs numpy 1, and the Python stub of this
-# very Python beside its back end. Without it (no network, another system) those tests are skipped and say why.
-triton: $(TRITON)/installed  ## the Triton server that the tests start (150 MB); make test builds it too
+# very Python beside its back end (150 MB). Without it (no network, another system) those tests are skipped and say why.
+triton: $(TRITON)/installed
 
 $(TRITON)/installed: constraints.txt | $(STAMP)
 	$(BIN)/python -m venv $(TRITON)

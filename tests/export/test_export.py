@@ -19,8 +19,8 @@ from export.export import export_student, find_published, student_sha256
 from export.manifest import check_version, sha256_of
 from export.session import open_session
 
-KEYS = """digest files format graph inputs max_batch model one_step output parity sizes source task
-    tokenizers version versions"""
+KEYS = """digest files format graph inputs max_batch model one_step output parity
+    pixels_per_latent sizes source task tokenizers version versions"""
 
 
 def test_the_version_is_whole_and_its_manifest_has_the_documented_shape(run) -> None:
