@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from export.cases import Feeds
 from export.errors import PrecisionError
-from export.verify import Feeds
 
 MODULE = "modelopt.onnx.quantization"
 OPERATORS = ("Conv", "Gemm", "MatMul")

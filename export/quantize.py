@@ -23,9 +23,9 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from export.cases import Feeds, Infer
 from export.errors import ExportError
 from export.session import open_session
-from export.verify import Feeds, Infer
 
 CANDIDATES = (("MatMul", "Gemm"), ("MatMul", "Gemm", "Conv"))
 PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")  # there is nothing left to prepare
