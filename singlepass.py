@@ -1,4 +1,4 @@
-"""The command line: `distill run`, `train`, `evaluate`, `export`, `serve`, `generate`.
+"""The command line: from recipe to served model, and what an operator does with a repository.
 
 It strings the three packages together and imports each only inside the command that needs it, so
 that `distill serve` never loads torch.
@@ -7,17 +7,23 @@ that `distill serve` never loads torch.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from distill.recipe import Recipe
+    from export.foreign import Source
+    from export.options import Options
 
 TIMED_PICTURES = 31
+
+Kind = TypeVar("Kind")
 
 
 class UserError(Exception):
@@ -52,9 +58,17 @@ def parser() -> argparse.ArgumentParser:
         add_recipe(stage)
         if name == "run":
             stage.add_argument("--dry-run", action="store_true", help="print the resolved recipe")
-    add_export(commands.add_parser("export", help="student to model repository: one graph, gated"))
-    add_serve(commands.add_parser("serve", help="the HTTP gateway on a model repository"))
-    add_generate(commands.add_parser("generate", help="one picture, without a server"))
+    for name, add, text in (
+        ("export", add_export, "one-step model to model repository: one graph, gated"),
+        ("engine", add_engine, "build this GPU's TensorRT engine for a published version"),
+        ("verify", add_verify, "draw a published version again at every batch size and compare"),
+        ("inspect", add_inspect, "say in words what a student or a repository holds"),
+        ("configure", add_configure, "choose how Triton serves a model: runtime, queue, instances"),
+        ("rollback", add_rollback, "serve an older version, or the newest again"),
+        ("serve", add_serve, "the HTTP gateway on a model repository"),
+        ("generate", add_generate, "one picture, without a server"),
+    ):
+        add(commands.add_parser(name, help=text, description=text))
     return top
 
 
@@ -72,10 +86,86 @@ def add_recipe(stage: argparse.ArgumentParser) -> None:
 
 def add_export(stage: argparse.ArgumentParser) -> None:
     stage.set_defaults(command=export)
-    stage.add_argument("source", type=Path, help="a recipe, or a student's diffusers directory")
-    stage.add_argument("--model", help="name in the repository (a recipe names its own)")
-    stage.add_argument("--repository", type=Path, default=None, help="default: model_repository")
-    stage.add_argument("--max-batch", type=int, default=None, help="default: 8")
+    stage.add_argument("source", type=Path, nargs="?", help="a recipe, or as --model")
+    model = stage.add_argument_group("the model (docs/one-step-models.md)")
+    model.add_argument("--model", type=Path, help="pipeline or UNet directory, or .safetensors")
+    model.add_argument("--one-step", help="turbo, lightning, dmd2, hyper, lcm, or a YAML file")
+    model.add_argument("--base", type=Path, help="SDXL directory for what the model lacks")
+    model.add_argument("--lora-scale", type=float, default=1.0, help="of a LoRA (1.0)")
+    graph = stage.add_argument_group("the graph (docs/precision.md)")
+    graph.add_argument("--sizes", help="WIDTHxHEIGHT,... the default first, or sdxl")
+    graph.add_argument("--dtype", help="of UNet and text encoders: fp32, fp16, bf16 (fp32)")
+    graph.add_argument("--text-dtype", help="of the text encoders alone")
+    graph.add_argument("--vae-dtype", help="of the VAE (fp32)")
+    graph.add_argument("--vae", type=Path, help="another VAE's directory, AutoencoderTiny too")
+    graph.add_argument("--quantize", choices=["int8"], help="for CPUs; kept only where it pays")
+    graph.add_argument("--opset", type=int, help="18, 21 or 23 (23)")
+    graph.add_argument("--max-batch", type=int, help="pictures in one call, 1 to 63 (8)")
+    graph.add_argument("--no-gate", action="store_true", help="publish unmeasured, and say so")
+    place = stage.add_argument_group("the repository (docs/formats.md)")
+    place.add_argument("--repository", type=Path, help="default: model_repository")
+    place.add_argument("--name", help="name in the repository (a recipe names its own)")
+    place.add_argument("--runtime", help="Triton's back end: onnxruntime or python (onnxruntime)")
+    place.add_argument("--keep", type=int, help="versions that remain, the new one included (all)")
+
+
+def add_engine(stage: argparse.ArgumentParser) -> None:
+    stage.set_defaults(command=engine)
+    add_version(stage)
+    stage.add_argument("--refit-from", type=int, help="take that version's engine, new weights")
+    stage.add_argument("--opt-batch", type=int, help="batch size to tune for (the largest)")
+    stage.add_argument("--workspace-gib", type=float, help="memory limit of the build")
+    stage.add_argument("--optimization-level", type=int, help="0 to 5 (TensorRT's default)")
+    stage.add_argument("--tf32", action="store_true", help="float32 products with 10 bits")
+    stage.add_argument("--refit", action="store_true", help="an engine that takes new weights")
+    stage.add_argument("--version-compatible", action="store_true", help="for later TensorRTs")
+    stage.add_argument("--hardware", default="none", help="none, ampere_plus, ...: GPUs it runs on")
+    stage.add_argument("--timing-cache", type=Path, help="default: beside the versions")
+    stage.add_argument("--serve", action="store_true", help="then let Triton serve engines")
+
+
+def add_verify(stage: argparse.ArgumentParser) -> None:
+    stage.set_defaults(command=verify)
+    add_version(stage)
+    stage.add_argument("--against", default="onnx", help="torch, onnx or triton (onnx)")
+    stage.add_argument("--student", type=Path, help="with torch: the student's directory")
+    stage.add_argument("--url", help="with triton: HOST:PORT of its gRPC")
+    stage.add_argument("--rows", type=int, help="pictures of each size (as many as a minute takes)")
+    stage.add_argument("--threads", type=int, default=0, help="of one call (all cores)")
+    stage.add_argument("--json", type=Path, dest="json_file", help="write the figures here")
+    stage.add_argument("--sheet", type=Path, help="write the worst pictures here, PNG")
+
+
+def add_inspect(stage: argparse.ArgumentParser) -> None:
+    stage.set_defaults(command=inspect)
+    stage.add_argument("path", type=Path, help="a student, a repository, a model or a version")
+
+
+def add_configure(stage: argparse.ArgumentParser) -> None:
+    stage.set_defaults(command=configure)
+    stage.add_argument("repository", type=Path)
+    stage.add_argument("model")
+    stage.add_argument("--runtime", default="onnxruntime", help="onnxruntime, tensorrt or python")
+    stage.add_argument("--instances", type=int, default=1, help="copies of the model (1)")
+    stage.add_argument("--gpu", action=argparse.BooleanOptionalAction, help="default: tensorrt's")
+    stage.add_argument("--max-queue", type=int, default=128, help="requests that may wait (128)")
+    stage.add_argument("--timeout-ms", type=int, default=60_000, help="of a waiting request")
+    stage.add_argument("--threads", type=int, default=0, help="of one call on a CPU (all cores)")
+    stage.add_argument("--warm-up", action=argparse.BooleanOptionalAction, default=True)
+    stage.add_argument("--cuda-graphs", action=argparse.BooleanOptionalAction, default=True)
+
+
+def add_rollback(stage: argparse.ArgumentParser) -> None:
+    stage.set_defaults(command=rollback)
+    stage.add_argument("repository", type=Path)
+    stage.add_argument("model")
+    stage.add_argument("version", type=int, nargs="?", help="default: the one before the served")
+
+
+def add_version(stage: argparse.ArgumentParser) -> None:
+    stage.add_argument("repository", type=Path)
+    stage.add_argument("--model", help="default: the only one")
+    stage.add_argument("--version", type=int, help="default: the newest")
 
 
 def add_serve(stage: argparse.ArgumentParser) -> None:
@@ -112,15 +202,16 @@ def run(args: argparse.Namespace) -> int:
         print(recipe.resolved(), end="")
         return 0
     check_judge(recipe)
+    options = export_options(args, recipe)
     student = train_student(recipe)
     rows = evaluate_student(recipe) if recipe.evaluate else None
-    folder = export_student(
-        student, recipe.export.repository, recipe.export.model, recipe.export.max_batch
-    )
+    place = recipe.export
+    folder = export_model(source_of(student), place.repository, place.model, options)
     if rows is not None:
         print(rows)
         print(f"served by ONNX Runtime, text to PNG: {served_ms(folder):.1f} ms per picture")
         print(f"contact sheet: {recipe.run / 'contact-sheet.png'}")
+    build_engine_here(folder)
     print(
         f"serve it: distill serve --repository {folder.parent.parent} --model {folder.parent.name}"
     )
@@ -146,20 +237,84 @@ def evaluate(args: argparse.Namespace) -> int:
 def export(args: argparse.Namespace) -> int:
     """`distill export`."""
     quiet_libraries()
-    if args.source.is_dir():
-        if args.model is None:
-            raise UserError("a student's directory needs --model: its name in the repository")
-        student, repository, model, max_batch = args.source, Path("model_repository"), "", 8
+    named = args.model or args.source
+    if named is None or (args.model and args.source):
+        raise UserError("name one thing to export: a recipe, or a model with --model")
+    if named.suffix not in (".yaml", ".yml"):
+        if args.name is None:
+            raise UserError("a model needs --name: what it is called in the repository")
+        source, repository, name = source_of(named, args), Path("model_repository"), args.name
+        options = export_options(args)
     else:
-        recipe = open_recipe(argparse.Namespace(recipe=args.source, overrides=[]))
-        student, model = recipe.run / "student", recipe.export.model
-        repository, max_batch = recipe.export.repository, recipe.export.max_batch
-    export_student(
-        student,
-        repository if args.repository is None else args.repository,
-        model if args.model is None else args.model,
-        max_batch if args.max_batch is None else args.max_batch,
-    )
+        recipe = open_recipe(argparse.Namespace(recipe=named, overrides=[]))
+        source, options = source_of(recipe.run / "student", args), export_options(args, recipe)
+        repository, name = recipe.export.repository, args.name or recipe.export.model
+    export_model(source, args.repository or repository, name, options)
+    return 0
+
+
+def engine(args: argparse.Namespace) -> int:
+    """`distill engine`."""
+    from export.addition import serve_with
+    from export.engine import EngineOptions
+    from export.tensorrt_publish import publish_engine
+
+    quiet_libraries()
+    with export_errors():
+        facts = publish_engine(
+            args.repository,
+            args.model,
+            args.version,
+            from_arguments(EngineOptions, args),
+            opt_batch=args.opt_batch,
+            refit_from=args.refit_from,
+        )
+        if args.serve:
+            model = args.model or only_model(args.repository)
+            serve_with(args.repository, model, "tensorrt")
+    print(f"{facts.file}: {facts.bytes / 1e6:.0f} MB for {facts.gpu}, in {facts.seconds:.0f} s")
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """`distill verify`."""
+    from export.gate import Request, verify_repository
+
+    quiet_libraries()
+    with export_errors():
+        request = from_arguments(Request, args)
+        verify_repository(args.repository, args.model, args.version, request)
+    return 0
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """`distill inspect`."""
+    from export.describe import describe
+
+    with export_errors():
+        print(describe(args.path))
+    return 0
+
+
+def configure(args: argparse.Namespace) -> int:
+    """`distill configure`."""
+    from export.addition import serve_with
+    from export.triton_config import ServingOptions
+
+    with export_errors():
+        options = from_arguments(ServingOptions, args)
+        served = serve_with(args.repository, args.model, args.runtime, options)
+    print(f"{args.repository / args.model}: {args.runtime} serves version {served}")
+    return 0
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """`distill rollback`."""
+    from export.serving import rollback as pin
+
+    with export_errors():
+        version = pin(args.repository, args.model, args.version)
+    print(f"{args.repository / args.model}: version {version} is served")
     return 0
 
 
@@ -245,18 +400,89 @@ def evaluate_student(recipe: Recipe) -> str:
         raise UserError(str(error)) from error
 
 
-def export_student(student: Path, repository: Path, model: str, max_batch: int) -> Path:
-    """The third stage: the folder of the version that holds this student, new or not."""
-    from export.errors import ExportError
-    from export.export import export_student as publish
-    from export.export import find_published
+def source_of(model: Path, args: argparse.Namespace | None = None) -> Source:
+    """The model that the user named; a recipe's student needs no further word."""
+    from export.foreign import Source
 
-    try:
-        there = find_published(student, repository, model, max_batch)
+    if args is None:
+        return Source(model)
+    return Source(model, args.one_step, args.base, args.lora_scale)
+
+
+def export_options(args: argparse.Namespace, recipe: Recipe | None = None) -> Options:
+    """Flags before the recipe's keys before the defaults."""
+    from export.options import Options
+    from export.precision import read_precision
+    from export.sizes import parse_sizes
+
+    def chosen(name: str) -> Any:
+        flag = getattr(args, name, None)
+        return getattr(recipe.export, name) if flag is None and recipe is not None else flag
+
+    plain = {name: chosen(name) for name in ("vae", "opset", "max_batch", "runtime", "keep")}
+    sizes = chosen("sizes")
+    dtypes = {"unet": chosen("dtype"), "vae": chosen("vae_dtype"), "text": chosen("text_dtype")}
+    with export_errors():
+        options = Options(
+            **{name: value for name, value in plain.items() if value is not None},
+            sizes=parse_sizes(sizes) if sizes else (),
+            precision=read_precision(**{part: name for part, name in dtypes.items() if name}),
+            quantize=chosen("quantize") is not None,
+            gate=not getattr(args, "no_gate", False),
+        )
+        options.check()
+    return options
+
+
+def export_model(source: Source, repository: Path, name: str, options: Options) -> Path:
+    """The third stage: the folder of the version that holds this model, new or not."""
+    from export.export import export_student
+    from export.origin import find_published
+
+    with export_errors():
+        there = find_published(source, repository, name, options)
         if there is not None:
             print(f"{there} holds this student already")
             return there
-        return publish(student, repository, model, max_batch=max_batch).folder
+        return export_student(source, repository, name, options).folder
+
+
+def build_engine_here(version: Path) -> None:
+    """The last stage, where an NVIDIA GPU and TensorRT are; else one line says what to do."""
+    from export.engine import nvidia_gpu_found
+    from export.errors import EngineError
+    from export.manifest import engines_of, read_manifest
+    from export.tensorrt_gpu import find_gpu
+    from export.tensorrt_publish import publish_engine
+
+    if not nvidia_gpu_found():
+        return
+    with export_errors():
+        try:
+            if find_gpu().capability not in engines_of(read_manifest(version)):
+                publish_engine(version.parent.parent, version.parent.name, int(version.name))
+        except EngineError as error:
+            print(f"no TensorRT engine was built: {error}")
+
+
+def only_model(repository: Path) -> str:
+    """The name of the only model of a repository; `publish_engine` has found it to be the only."""
+    return next(file.parent.name for file in repository.glob("*/config.pbtxt"))
+
+
+def from_arguments(kind: Callable[..., Kind], args: argparse.Namespace) -> Kind:
+    """A dataclass of options out of the arguments that bear its fields' names."""
+    names = {field.name for field in dataclasses.fields(cast("Any", kind))}
+    return kind(**{name: value for name, value in vars(args).items() if name in names})
+
+
+@contextmanager
+def export_errors() -> Iterator[None]:
+    """What the export package finds wrong becomes the command line's one sentence."""
+    from export.errors import ExportError
+
+    try:
+        yield
     except ExportError as error:
         raise UserError(str(error)) from error
 

@@ -25,6 +25,7 @@ from pydantic import (
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Dtype = Literal["fp32", "fp16", "bf16"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -170,8 +171,23 @@ class Export(Section):
     )
     repository: Path = Field(description="the Triton model repository")
     max_batch: Annotated[int, Field(ge=1, le=63)] = 8  # as export.to_onnx.LARGEST_BATCH
+    sizes: str | None = Field(
+        None, description="WIDTHxHEIGHT, several with commas, the default first; or `sdxl`"
+    )
+    dtype: Dtype = Field("fp32", description="number type of UNet and text encoders")
+    text_dtype: Dtype | None = Field(None, description="of the text encoders alone")
+    vae_dtype: Dtype = Field("fp32", description="of the VAE; fp16 is refused where it overflows")
+    vae: Path | None = Field(None, description="directory of another VAE, AutoencoderTiny too")
+    quantize: Literal["int8"] | None = Field(None, description="for CPUs; kept only where it pays")
+    opset: Literal[18, 21, 23] = 23
+    runtime: Literal["onnxruntime", "python"] = Field(
+        "onnxruntime", description="Triton's back end of a new version"
+    )
+    keep: Count | None = Field(None, description="versions that remain; all if not given")
 
-    _beside = field_validator("repository")(beside_recipe)
+    _beside = field_validator("repository", "vae")(
+        lambda path, info: path if path is None else beside_recipe(path, info)
+    )
 
 
 class Recipe(Section):

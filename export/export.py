@@ -1,113 +1,198 @@
-"""Student directory -> model repository: load, one ONNX graph, the parity gate, publish.
+"""A one-step model -> model repository: load, one ONNX graph, the gate, publish.
 
 A graph that does not pass the gate is never published, and a stage that fails leaves the
 repository as it was.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 
 import torch
 
+from export.cases import Cases
+from export.decoder import decoder_facts, load_decoder
 from export.engine import engine_advice, nvidia_gpu_found
-from export.errors import ExportError, RepositoryError
+from export.foreign import Source
 from export.graph import OneStepGraph
-from export.manifest import (
-    GRAPH,
-    TOKENIZERS,
-    Manifest,
-    check_version,
-    describe,
-    digest_of,
-    sha256_of,
-)
+from export.limits import arithmetic_of, limits_for
+from export.manifest import GRAPH, TOKENIZERS, Manifest, describe
+from export.measured_look import look_at
+from export.options import Options
+from export.origin import origin_of
 from export.parity import Parity
-from export.repository import check_name, publish, staging, versions
+from export.precision import apply_precision
+from export.quantize import quantize_int8
+from export.repository import Published, check_name, publish, staging
+from export.service_times import measure_service_ms
 from export.session import open_session
 from export.signature import Signature, text_to_image
-from export.student import Student, load_student
-from export.to_onnx import LARGEST_BATCH, OPSET, write_onnx
+from export.sizes import check_sizes
+from export.student import Student, load_model
+from export.tensorrt_operators import unsupported_operators
+from export.to_onnx import write_onnx
 from export.tokenizers_json import write_tokenizer
 from export.triton_config import triton_config
-from export.verify import draw_cases, verify
+from export.verify import draw_every_size, verify
+from export.widen import widen
 
 MEASURED_ROWS = 8
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime")
 
+Report = Callable[[str], None]
+
 
 @dataclass(frozen=True)
 class Exported:
-    """A published version: where it lies, what it is, how it was checked, how long it took."""
+    """A published version: where it lies, what it is, how it was checked, how long it took.
+
+    `parity` is None where the gate was left out.
+    """
 
     folder: Path
     version: int
     digest: str
-    parity: Parity
+    parity: Parity | None
     seconds: dict[str, float]
 
 
 def export_student(
-    student: Path,
+    student: Path | Source,
     repository: Path,
     name: str,
+    options: Options | None = None,
     *,
-    max_batch: int = 8,
-    report: Callable[[str], None] = print,
+    report: Report = print,
 ) -> Exported:
-    """Publish the student as the next version of model `name`; `ExportError` says what is wrong."""
+    """Publish the model as the next version of `name`; `ExportError` says what is wrong.
+
+    `student` is a directory whose scheduler config says the recipe, or any other `Source`.
+    """
+    source = student if isinstance(student, Source) else Source(student)
+    options = options or Options()
     check_name(name)
-    check_max_batch(max_batch)
+    options.check()
     clock = _Clock()
-    loaded = load_student(student)
-    signature = text_to_image(loaded.latent_channels, loaded.latent_size, loaded.size_px)
+    loaded = _load(source, options, report)
+    signature = text_to_image(
+        loaded.latent_channels,
+        loaded.latent_size,
+        loaded.size_px,
+        check_sizes(loaded, options.sizes),
+    )
     graph = OneStepGraph(loaded)
-    report(f"loaded {student} in {clock.lap('load'):.1f} s")
-    cases = draw_cases(loaded, graph, signature, max(MEASURED_ROWS, max_batch))
-    report(f"drew {len(cases.torch_pictures)} pictures in {clock.lap('reference'):.1f} s")
+    report(f"loaded {source.model} in {clock.lap('load'):.1f} s")
+    cases = _draw(loaded, graph, signature, options, report)
+    clock.lap("reference")
     with staging(repository) as staged:
-        write_onnx(graph, signature, staged / GRAPH)
+        write_onnx(graph, signature, staged / GRAPH, options.opset)
         size_mb = sum(file.stat().st_size for file in staged.iterdir()) / 1e6
         report(f"wrote one graph, {size_mb:.1f} MB, in {clock.lap('onnx'):.1f} s")
-        parity = verify(open_session(staged / GRAPH, torch.get_num_threads()), cases, max_batch)
-        report(f"{parity.table()}\nparity holds, measured in {clock.lap('parity'):.1f} s")
+        facts = _facts(loaded, signature, source, options)
+        parity = None
+        if cases:
+            parity, measured = _measure(staged / GRAPH, cases, options, report)
+            facts |= measured
+            report(f"the gate: passed in {clock.lap('gate'):.1f} s")
+        _warn_of_operators(staged / GRAPH, report)
         _write_tokenizers(loaded, staged)
-        published = publish(
-            staged,
-            repository,
-            name,
-            triton_config(name, signature, max_batch),
-            _facts(loaded, signature, max_batch, parity),
-        )
-    report(f"published {published.folder} (digest {published.digest[:12]})")
-    report(engine_advice(published.folder, signature, max_batch, nvidia_gpu_found()))
+        published = _publish(staged, repository, name, signature, options, facts)
+    _report_published(published, signature, options, report)
     clock.lap("publish")
     return Exported(published.folder, published.version, published.digest, parity, clock.seconds)
 
 
-def find_published(student: Path, repository: Path, name: str, max_batch: int) -> Path | None:
-    """The newest whole version of model `name` that holds this very student, or None."""
-    if not (student / "unet").is_dir() or not (repository / name).is_dir():
-        return None
-    digest = student_sha256(student)
-    for number in sorted(versions(repository / name), reverse=True):
-        folder = repository / name / str(number)
-        try:
-            manifest = check_version(folder)
-        except RepositoryError:
-            continue
-        same = manifest["source"].get("student_sha256") == digest
-        if same and manifest["max_batch"] == max_batch:
-            return folder
-    return None
+def _load(source: Source, options: Options, report: Report) -> Student:
+    """The model in its number types and with its decoder; what it looks like is said."""
+    precision = options.precision
+    loaded = load_model(replace(source, dtype=precision.unet, vae_dtype=precision.vae))
+    if options.vae is not None:
+        load_decoder(loaded, options.vae, precision.vae)
+    largest = apply_precision(loaded, precision)
+    if largest is not None:
+        report(f"the decoder's largest value is {largest.value:.0f} ({largest.module}): float16 ok")
+    for note in loaded.notes:
+        report(f"warning: {note}")
+    return loaded
 
 
-def check_max_batch(max_batch: int) -> None:
-    """The largest batch a server may send."""
-    if not 1 <= max_batch <= LARGEST_BATCH:
-        raise ExportError(f"max_batch is {max_batch}; it must lie between 1 and {LARGEST_BATCH}")
+def _draw(
+    student: Student, graph: OneStepGraph, signature: Signature, options: Options, report: Report
+) -> tuple[Cases, ...]:
+    """What torch and stock diffusers draw; nothing where the gate is left out."""
+    if not options.gate:
+        report("warning: the gate is left out; run `distill verify` where the model will be served")
+        return ()
+    cases = draw_every_size(student, graph, signature, max(MEASURED_ROWS, options.max_batch))
+    for note in look_at(student, cases[0].prompts[:4]):
+        report(f"warning: {note}")
+    return cases
+
+
+def _measure(
+    file: Path, cases: tuple[Cases, ...], options: Options, report: Report
+) -> tuple[Parity, Manifest]:
+    """Quantize if asked, pass the gate, take the times: what the manifest says of all three."""
+    facts: Manifest = {}
+    threads = torch.get_num_threads()
+    if options.quantize:
+        quantized = quantize_int8(file, cases[0].feeds, threads)
+        report(quantized.sentence())
+        facts["quantized"] = quantized.to_json()
+    arithmetic = arithmetic_of(file)
+    runnable = file
+    if "bfloat16" in (arithmetic.denoiser, arithmetic.decoder):
+        runnable = file.with_name("widened.onnx")
+        widen(file, runnable)
+        report("warning: ONNX Runtime has no bfloat16 on a CPU; the gate measures it as float32")
+    infer = open_session(runnable, threads)
+    try:
+        parity = verify(infer, cases, options.max_batch, options.limits or limits_for(arithmetic))
+        report(parity.table())
+        service_ms = measure_service_ms(infer, cases[0].feeds, options.max_batch)
+    finally:
+        if runnable != file:
+            runnable.unlink()
+            runnable.with_name(f"{runnable.name}.data").unlink(missing_ok=True)
+    times = {str(size): round(taken_ms, 3) for size, taken_ms in service_ms.items()}
+    return parity, {**facts, "gate": parity.to_json(), "service_ms": times}
+
+
+def _publish(
+    staged: Path,
+    repository: Path,
+    name: str,
+    signature: Signature,
+    options: Options,
+    facts: Manifest,
+) -> Published:
+    times: Mapping[str, float] = facts.get("service_ms", {})
+    config = triton_config(
+        name,
+        signature,
+        options.max_batch,
+        options.runtime,
+        service_ms={int(size): taken_ms for size, taken_ms in times.items()} or None,
+    )
+    return publish(staged, repository, name, config, facts, options.keep)
+
+
+def _report_published(
+    published: Published, signature: Signature, options: Options, report: Report
+) -> None:
+    report(f"published {published.folder} (digest {published.digest[:12]})")
+    if published.served != published.version:
+        report(f"version {published.served} is pinned and stays served; `distill rollback` unpins")
+    for version in published.removed:
+        report(f"removed version {version}, older than the {options.keep} that are kept")
+    report(engine_advice(published.folder, signature, options.max_batch, nvidia_gpu_found()))
+
+
+def _warn_of_operators(file: Path, report: Report) -> None:
+    for unsupported in unsupported_operators(file):
+        report(f"warning: TensorRT does not list {unsupported}")
 
 
 def _write_tokenizers(student: Student, folder: Path) -> None:
@@ -117,29 +202,17 @@ def _write_tokenizers(student: Student, folder: Path) -> None:
         write_tokenizer(tokenizer, folder / file)
 
 
-def _facts(student: Student, signature: Signature, max_batch: int, parity: Parity) -> Manifest:
-    """Everything of the manifest that does not depend on where the version comes to lie."""
-    step = student.step
+def _facts(student: Student, signature: Signature, source: Source, options: Options) -> Manifest:
+    """Everything of the manifest that depends neither on a measurement nor on the place."""
     return {
-        **describe(signature, max_batch),
-        "one_step": {"timestep": step.timestep, "prediction_type": step.prediction_type},
-        "parity": parity.to_json(),
-        "source": {
-            "student": student.folder.resolve().name,
-            "student_sha256": student_sha256(student.folder),
-        },
-        "versions": {**{library: installed(library) for library in LIBRARIES}, "opset": OPSET},
+        **describe(signature, options.max_batch),
+        "one_step": student.step.to_json(),
+        "precision": options.precision.to_json(),
+        "decoder": decoder_facts(student),
+        "gate": {"level": "not measured"},
+        "source": origin_of(source, options),
+        "versions": {library: installed(library) for library in LIBRARIES},
     }
-
-
-def student_sha256(folder: Path) -> str:
-    """sha256 over the `sha256sum` lines of every file of the directory, by relative path."""
-    files = {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path)}
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    return digest_of(files)
 
 
 class _Clock:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from export.cases import Cases, Infer, plan
 from export.errors import ExportError
-from export.export import student_sha256
 from export.gate_onnx import onnx_cases
 from export.gate_version import Version, open_version
 from export.graph import OneStepGraph
 from export.limits import arithmetic_of, limits_for
 from export.measure import draw, measure, pictures_drawn
+from export.origin import student_sha256
 from export.parity import Limits, Parity
 from export.session import open_session
 from export.student import Student, load_student

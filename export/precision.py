@@ -70,6 +70,8 @@ def apply_precision(student: Student, precision: Precision) -> Largest | None:
     _turn(pipeline.text_encoder_2, precision.text)
     _turn(pipeline.unet, precision.unet)
     _turn(pipeline.vae, precision.vae)
+    if largest is not None:
+        pipeline.vae.register_to_config(force_upcast=False)  # it was watched instead of believed
     return largest
 
 

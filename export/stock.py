@@ -3,7 +3,8 @@
 N pictures, C latent channels, h x w latent size, H x W picture size in pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def _call(student: Student, prompt: str, noise: torch.Tensor, output_type: str) 
     def for_the_vae(_pipe: Any, _step: int, _t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         return {"latents": tensors["latents"].to(pipeline.vae.dtype)}
 
-    with quiet(*SCHEDULER_LOGS):
+    with quiet(*SCHEDULER_LOGS), _told_in_its_type(pipeline.unet):
         return pipeline(
             prompt,
             height=noise.shape[2] * pipeline.vae_scale_factor,
@@ -62,3 +63,18 @@ def _call(student: Student, prompt: str, noise: torch.Tensor, output_type: str) 
             output_type=output_type,
             callback_on_step_end=for_the_vae,
         ).images
+
+
+@contextmanager
+def _told_in_its_type(unet: Any) -> Iterator[None]:
+    """Stock hands the UNet the encoders' type, whatever its own; here it is turned on the way."""
+
+    def turn(_unet: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        text = kwargs["encoder_hidden_states"].to(unet.dtype)
+        return args, {**kwargs, "encoder_hidden_states": text}
+
+    hook = unet.register_forward_pre_hook(turn, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,6 +1,5 @@
 """From a student directory to a version that plain readers open; a bad one is never published."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,12 +14,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from export.errors import ExportError, ParityError
-from export.export import export_student, find_published, student_sha256
-from export.manifest import check_version, sha256_of
+from export.export import export_student
+from export.manifest import check_version
+from export.options import Options
+from export.origin import student_sha256
+from export.precision import Precision
 from export.session import open_session
 
-KEYS = """digest files format graph inputs max_batch model one_step output parity
-    pixels_per_latent sizes source task tokenizers version versions"""
+KEYS = """decoder digest files format gate graph inputs max_batch model one_step output
+    pixels_per_latent precision service_ms sizes source task tokenizers version versions"""
 
 
 def test_the_version_is_whole_and_its_manifest_has_the_documented_shape(run) -> None:
@@ -36,9 +38,12 @@ def test_the_version_is_whole_and_its_manifest_has_the_documented_shape(run) -> 
     }
     assert manifest["output"] == {"name": "image", "dtype": "uint8", "shape": [None, 64, 64, 3]}
     assert (manifest["sizes"], manifest["max_batch"]) == (["64x64"], 8)
-    assert manifest["one_step"] == {"timestep": 999, "prediction_type": "epsilon"}
+    assert manifest["one_step"]["timestep"] == 999
+    assert manifest["one_step"]["prediction_type"] == "epsilon"
+    assert manifest["precision"] == {"text": "float32", "unet": "float32", "vae": "float32"}
+    assert list(manifest["service_ms"]) == ["1", "2", "4", "8"]
     assert manifest["tokenizers"]["input_ids_2"] == {"file": "tokenizer_2.json", "max_length": 77}
-    assert manifest["parity"] == exported.parity.to_json()
+    assert manifest["gate"] == json.loads(json.dumps(exported.parity.to_json()))
     assert manifest["digest"] == exported.digest
     assert manifest["versions"]["torch"] == torch.__version__
 
@@ -48,8 +53,9 @@ def test_the_manifest_is_sorted_indented_json_that_names_no_path(run, tiny_stude
     assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
     assert str(tiny_student.parent) not in text
     source = json.loads(text)["source"]
-    digest = student_sha256(tiny_student)
-    assert source == {"student": tiny_student.name, "student_sha256": digest}
+    assert source["student"] == tiny_student.name
+    assert source["student_sha256"] == student_sha256(tiny_student)
+    assert source["options"] == json.loads(json.dumps(Options().to_json()))
 
 
 def test_the_report_names_each_stage_and_what_is_left_for_tensorrt(run) -> None:
@@ -58,7 +64,7 @@ def test_the_report_names_each_stage_and_what_is_left_for_tensorrt(run) -> None:
         assert words in text
     assert "no TensorRT engine was built" in run.lines[-1]
     assert "\n" not in run.lines[-1]
-    assert list(run.exported.seconds) == ["load", "reference", "onnx", "parity", "publish"]
+    assert list(run.exported.seconds) == ["load", "reference", "onnx", "gate", "publish"]
 
 
 def test_plain_readers_draw_the_picture_of_stock_diffusers(run, tiny_student: Path) -> None:
@@ -105,7 +111,7 @@ def test_a_student_that_draws_nan_is_never_published(tiny_student: Path, tmp_pat
 def test_a_graph_that_fails_the_gate_is_never_published(
     run, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_another(graph: object, signature: object, file: Path) -> None:
+    def write_another(graph: object, signature: object, file: Path, opset: int) -> None:
         model = onnx.load(run.exported.folder / "model.onnx")
         weight = next(w for w in model.graph.initializer if w.name == "unet.conv_out.weight")
         weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
@@ -117,28 +123,53 @@ def test_a_graph_that_fails_the_gate_is_never_published(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_student_that_lies_in_the_repository_is_found(run, tiny_student: Path) -> None:
-    found = find_published(tiny_student, run.repository, "tiny", max_batch=8)
-    assert found == run.exported.folder
-
-
-def test_the_newest_version_that_is_whole_is_found(run, tiny_student: Path, tmp_path: Path) -> None:
-    repository = shutil.copytree(run.repository, tmp_path / "repository")
-    for number in ("2", "10", "11"):
-        shutil.copytree(repository / "tiny" / "1", repository / "tiny" / number)
-    (repository / "tiny" / "11" / "model.onnx").unlink()
-    found = find_published(tiny_student, repository, "tiny", max_batch=8)
-    assert found == repository / "tiny" / "10"
-
-
-def test_another_student_batch_model_or_place_is_not_found(
-    run, tiny_student: Path, tiny_sdxl: Path, tmp_path: Path
+def test_sixteen_bits_two_sizes_and_python_are_gated_and_published(
+    tiny_student: Path, tmp_path: Path
 ) -> None:
-    assert find_published(tiny_sdxl, run.repository, "tiny", max_batch=8) is None
-    assert find_published(tiny_student, run.repository, "tiny", max_batch=4) is None
-    assert find_published(tiny_student, run.repository, "other", max_batch=8) is None
-    assert find_published(tiny_student, tmp_path, "tiny", max_batch=8) is None
-    assert find_published(tmp_path / "none", run.repository, "tiny", max_batch=8) is None
+    half = torch.float16
+    options = Options(
+        max_batch=2,
+        sizes=((64, 64), (96, 64)),
+        precision=Precision(text=half, unet=half, vae=half),
+        runtime="python",
+        keep=1,
+    )
+    lines: list[str] = []
+    exported = export_student(tiny_student, tmp_path, "tiny", options, report=lines.append)
+    manifest = check_version(exported.folder)
+    assert manifest["sizes"] == ["64x64", "96x64"]
+    assert manifest["precision"] == {"text": "float16", "unet": "float16", "vae": "float16"}
+    assert manifest["gate"]["limits"]["max_levels"] > 1
+    assert "model.py" in manifest["files"]
+    assert any(line.startswith("the decoder's largest value is") for line in lines)
+
+
+def test_bfloat16_is_gated_as_float32_and_leaves_nothing_behind(
+    tiny_student: Path, tmp_path: Path
+) -> None:
+    options = Options(max_batch=2, precision=Precision(unet=torch.bfloat16))
+    lines: list[str] = []
+    exported = export_student(tiny_student, tmp_path, "tiny", options, report=lines.append)
+    assert (
+        "warning: ONNX Runtime has no bfloat16 on a CPU; the gate measures it as float32" in lines
+    )
+    files = sorted(path.name for path in exported.folder.iterdir())
+    assert files == ["manifest.json", "model.onnx", "tokenizer.json", "tokenizer_2.json"]
+    weights = onnx.load(exported.folder / "model.onnx").graph.initializer
+    assert any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in weights)
+
+
+def test_without_the_gate_a_version_says_that_nothing_was_measured(
+    tiny_student: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    options = Options(max_batch=2, gate=False)
+    exported = export_student(tiny_student, tmp_path, "tiny", options, report=lines.append)
+    manifest = check_version(exported.folder)
+    assert exported.parity is None
+    assert manifest["gate"] == {"level": "not measured"}
+    assert "service_ms" not in manifest
+    assert any("the gate is left out" in line for line in lines)
 
 
 @pytest.mark.parametrize("max_batch", [0, -1, 64])
@@ -148,16 +179,22 @@ def test_an_impossible_max_batch_is_refused_before_any_work(
     with pytest.raises(
         ExportError, match=f"max_batch is {max_batch}; it must lie between 1 and 63"
     ):
-        export_student(tiny_student, tmp_path / "repository", "tiny", max_batch=max_batch)
+        export_student(tiny_student, tmp_path / "repository", "tiny", Options(max_batch))
     assert not (tmp_path / "repository").exists()
 
 
-def test_the_digest_of_a_student_is_that_of_sha256sum_over_its_files(tmp_path: Path) -> None:
-    (tmp_path / "unet").mkdir()
-    for name in ("unet/a.safetensors", "model_index.json"):
-        (tmp_path / name).write_text(name)
-    lines = "".join(
-        f"{sha256_of(tmp_path / name)}  {name}\n"
-        for name in ("model_index.json", "unet/a.safetensors")
-    )
-    assert student_sha256(tmp_path) == hashlib.sha256(lines.encode()).hexdigest()
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (Options(keep=0), "keep is 0; it must be at least 1"),
+        (Options(runtime="tensorrt"), "runtime is 'tensorrt'; .* `distill engine`"),
+        (Options(quantize=True, gate=False), "int8, which is kept only where it is measured"),
+        (Options(opset=5), "opset is 5; allowed are 18, 21, 23"),
+    ],
+)
+def test_impossible_options_are_refused(
+    tiny_student: Path, tmp_path: Path, options: Options, sentence: str
+) -> None:
+    with pytest.raises(ExportError, match=sentence):
+        export_student(tiny_student, tmp_path / "repository", "tiny", options)
+    assert not (tmp_path / "repository").exists()
