@@ -53,8 +53,8 @@ class Largest:
 def read_precision(unet: str = "fp32", vae: str = "fp32", text: str | None = None) -> Precision:
     """From the command line's names; the text encoders go with the UNet unless they are named."""
     return Precision(
+        unet=_dtype("dtype", unet),
         text=_dtype("text-dtype", unet if text is None else text),
-        unet=_dtype("unet-dtype", unet),
         vae=_dtype("vae-dtype", vae),
     )
 

@@ -1,6 +1,7 @@
 """The command line from end to end, in this process: what it does, says and returns."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,26 @@ COMMANDS = {
     "run": ["recipe", "--set", "--dry-run"],
     "train": ["recipe", "--set"],
     "evaluate": ["recipe", "--set"],
-    "export": ["source", "--model", "--repository", "--max-batch"],
+    "export": [
+        "source",
+        "--model",
+        "--one-step",
+        "--base",
+        "--sizes",
+        "--dtype",
+        "--vae-dtype",
+        "--quantize",
+        "--opset",
+        "--repository",
+        "--name",
+        "--max-batch",
+        "--keep",
+    ],
+    "engine": ["repository", "--model", "--version", "--refit-from", "--serve", "--hardware"],
+    "verify": ["repository", "--against", "--student", "--url", "--json", "--sheet"],
+    "inspect": ["path"],
+    "configure": ["repository", "model", "--runtime", "--instances", "--max-queue"],
+    "rollback": ["repository", "model", "version"],
     "serve": ["--repository", "--model", "--threads", "--host", "--port", "--max-queue"],
     "generate": ["prompt", "--out", "--seed", "--size", "--quality", "--repository"],
 }
@@ -313,7 +333,7 @@ def test_export_publishes_a_students_directory_under_the_given_name(
     capsys, project, tmp_path
 ) -> None:
     student = project.folder / "run" / "student"
-    options = ["--model", "mine", "--repository", tmp_path, "--max-batch", "1"]
+    options = ["--name", "mine", "--repository", tmp_path, "--max-batch", "1"]
     said = distill(capsys, "export", student, *options)
     assert said.status == 0
     manifest = json.loads((tmp_path / "mine" / "1" / "manifest.json").read_text())
@@ -327,11 +347,17 @@ def test_export_publishes_a_students_directory_under_the_given_name(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "a student's directory needs --model"),
-        (["--model", "A b"], "the model name is 'A b'; allowed are small letters"),
-        (["--model", "a", "--max-batch", "99"], "max_batch is 99; it must lie between 1 and 63"),
-        (["--model", "a", "--max-batch", "0"], "max_batch is 0; it must lie between 1 and 63"),
-        (["--model", "a"], "the student's scheduler is a EulerDiscreteScheduler"),
+        ([], "a model needs --name"),
+        (["--name", "A b"], "the model name is 'A b'; allowed are small letters"),
+        (["--name", "a", "--max-batch", "99"], "max_batch is 99; it must lie between 1 and 63"),
+        (["--name", "a", "--max-batch", "0"], "max_batch is 0; it must lie between 1 and 63"),
+        (["--name", "a", "--dtype", "fp8"], "dtype is 'fp8'"),
+        (["--name", "a", "--sizes", "large"], "sizes has 'large'"),
+        (["--name", "a", "--one-step", "magic"], "magic"),
+        (["--name", "a", "--keep", "0"], "keep is 0"),
+        (["--name", "a", "--quantize", "int8", "--no-gate"], "kept only where it is measured"),
+        (["--name", "a", "--model", "b"], "name one thing to export"),
+        (["--name", "a"], "scheduler"),
     ],
 )
 def test_export_says_what_is_wrong(capsys, tiny_sdxl, tmp_path, options, sentence) -> None:
@@ -339,6 +365,39 @@ def test_export_says_what_is_wrong(capsys, tiny_sdxl, tmp_path, options, sentenc
     assert said.status == 1
     assert sentence in said.err
     assert not (tmp_path / "r").exists()
+
+
+def test_an_operator_verifies_inspects_configures_and_rolls_back(
+    capsys, tiny_export, tmp_path
+) -> None:
+    repository = shutil.copytree(tiny_export.repository, tmp_path / "repository")
+    shutil.copytree(repository / "tiny" / "1", repository / "tiny" / "2")
+    figures = tmp_path / "gate.json"
+    said = distill(capsys, "verify", repository, "--version", "1", "--rows", "2", "--json", figures)
+    assert (said.status, "batch invariance: bitwise" in said.out) == (0, True)
+    assert json.loads(figures.read_text())["level"] == "bitwise"
+    assert "tiny" in distill(capsys, "inspect", repository).out
+    said = distill(capsys, "configure", repository, "tiny", "--runtime", "python")
+    assert said.out == f"{repository / 'tiny'}: python serves version 2\n"
+    said = distill(capsys, "rollback", repository, "tiny")
+    assert said.out == f"{repository / 'tiny'}: version 1 is served\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["verify", "none"], "none"),
+        (["verify", "none", "--against", "faith"], "--against is 'faith'"),
+        (["inspect", "none"], "none"),
+        (["configure", "none", "tiny"], "none"),
+        (["rollback", "none", "tiny"], "none"),
+        (["engine", "none"], "TensorRT"),
+    ],
+)
+def test_an_operators_mistakes_are_named(capsys, command, sentence) -> None:
+    said = distill(capsys, *command)
+    assert (said.status, sentence in said.err) == (1, True)
+    assert "Traceback" not in said.err
 
 
 def test_generate_draws_a_picture_of_the_repository(capsys, project, tmp_path) -> None:
@@ -399,8 +458,6 @@ def test_serve_says_what_is_wrong(capsys, tiny_export, options, sentence) -> Non
 
 
 def test_a_half_written_repository_is_named(capsys, tiny_export, tmp_path) -> None:
-    import shutil
-
     repository = shutil.copytree(tiny_export.repository, tmp_path / "repository")
     graph = repository / "tiny" / "1" / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-1])

@@ -10,7 +10,9 @@ IDS = ("input_ids", "input_ids_2")
 SCALE = 8  # pixels per latent
 
 
-def write_graph(file: Path, scale: float = 20.0, beside: bool = False, *, channels: int = 4, **renamed: str) -> Path:
+def write_graph(
+    file: Path, scale: float = 20.0, beside: bool = False, *, channels: int = 4, **renamed: str
+) -> Path:
     """Weighted noise, 8x8 pixels a latent, plus the largest sum of ids: [B, H, W, 3] uint8."""
     names = [renamed.get(name, name) for name in (*IDS, "noise")]
     types = (TensorProto.INT64, TensorProto.INT64, TensorProto.FLOAT)
