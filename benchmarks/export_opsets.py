@@ -37,7 +37,7 @@ TOLD = ("Attention", "GroupNormalization", "LayerNormalization", "Gelu", "Softma
 
 
 class MidSize(nn.Module):
-    """An SDXL UNet of a ninth of the parameters, fed by its noise alone; levels out."""
+    """An SDXL UNet of a thirteenth of the parameters, fed by its noise alone; levels out."""
 
     def __init__(self) -> None:
         super().__init__()
