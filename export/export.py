@@ -23,7 +23,7 @@ from export.measured_look import look_at
 from export.options import Options
 from export.origin import origin_of
 from export.parity import Parity
-from export.precision import apply_precision
+from export.precision import SAMPLES, apply_precision
 from export.quantize import quantize_int8
 from export.repository import Published, check_name, publish, staging
 from export.service_times import measure_service_ms
@@ -126,7 +126,7 @@ def _draw(
         report("warning: the gate is left out; run `distill verify` where the model will be served")
         return ()
     cases = draw_every_size(student, graph, signature, max(MEASURED_ROWS, options.max_batch))
-    for note in look_at(student, cases[0].prompts[:4]):
+    for note in look_at(student, SAMPLES):
         report(f"warning: {note}")
     return cases
 

@@ -78,7 +78,7 @@ def test_every_shipped_file_is_what_the_manifest_says() -> None:
     manifest = check_version(VERSION)
     assert (manifest["model"], manifest["version"]) == ("shapes", 1)
     assert manifest["sizes"] == ["64x64"]
-    assert manifest["parity"]["batch_invariance"] == "bitwise"
+    assert manifest["gate"]["level"] == "bitwise"
     assert (VERSION.parent / "config.pbtxt").is_file()
 
 
@@ -114,7 +114,7 @@ def test_40_different_captions_are_right(shapes, backend, model) -> None:
     pictures = draw(backend, model, captions)
     found = [shapes.judge.right(c, p) for c, p in zip(captions, pictures, strict=True)]
     wrong = [caption for caption, right in zip(captions, found, strict=True) if not right]
-    assert sum(found) >= 0.75 * PICTURES, wrong  # 86 % of 1,440: docs/benchmarks.md
+    assert sum(found) >= 0.9 * PICTURES, wrong  # 95 % of 1,440: docs/benchmarks.md
 
 
 def test_a_vague_caption_gives_more_than_one_mode(shapes, backend, model) -> None:
