@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from distill.recipe import Recipe
-    from export.foreign import Source
+    from export.model.foreign import Source
     from export.options import Options
 
 TIMED_PICTURES = 31
@@ -255,9 +255,9 @@ def export(args: argparse.Namespace) -> int:
 
 def engine(args: argparse.Namespace) -> int:
     """`distill engine`."""
-    from export.addition import serve_with
-    from export.engine import EngineOptions
-    from export.tensorrt_publish import publish_engine
+    from export.engine.facts import EngineOptions
+    from export.engine.publish import publish_engine
+    from export.repository.addition import serve_with
 
     quiet_libraries()
     with export_errors():
@@ -278,7 +278,7 @@ def engine(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """`distill verify`."""
-    from export.gate import Request, verify_repository
+    from export.gate.published import Request, verify_repository
 
     quiet_libraries()
     with export_errors():
@@ -289,7 +289,7 @@ def verify(args: argparse.Namespace) -> int:
 
 def inspect(args: argparse.Namespace) -> int:
     """`distill inspect`."""
-    from export.describe import describe
+    from export.repository.describe import describe
 
     with export_errors():
         print(describe(args.path))
@@ -298,8 +298,8 @@ def inspect(args: argparse.Namespace) -> int:
 
 def configure(args: argparse.Namespace) -> int:
     """`distill configure`."""
-    from export.addition import serve_with
-    from export.triton_config import ServingOptions
+    from export.repository.addition import serve_with
+    from export.repository.triton_config import ServingOptions
 
     with export_errors():
         options = from_arguments(ServingOptions, args)
@@ -310,7 +310,7 @@ def configure(args: argparse.Namespace) -> int:
 
 def rollback(args: argparse.Namespace) -> int:
     """`distill rollback`."""
-    from export.serving import rollback as pin
+    from export.repository.serving import rollback as pin
 
     with export_errors():
         version = pin(args.repository, args.model, args.version)
@@ -402,7 +402,7 @@ def evaluate_student(recipe: Recipe) -> str:
 
 def source_of(model: Path, args: argparse.Namespace | None = None) -> Source:
     """The model that the user named; a recipe's student needs no further word."""
-    from export.foreign import Source
+    from export.model.foreign import Source
 
     if args is None:
         return Source(model)
@@ -411,9 +411,9 @@ def source_of(model: Path, args: argparse.Namespace | None = None) -> Source:
 
 def export_options(args: argparse.Namespace, recipe: Recipe | None = None) -> Options:
     """Flags before the recipe's keys before the defaults."""
+    from export.graph.precision import read_precision
+    from export.graph.sizes import parse_sizes
     from export.options import Options
-    from export.precision import read_precision
-    from export.sizes import parse_sizes
 
     def chosen(name: str) -> Any:
         flag = getattr(args, name, None)
@@ -449,11 +449,11 @@ def export_model(source: Source, repository: Path, name: str, options: Options) 
 
 def build_engine_here(version: Path) -> None:
     """The last stage, where an NVIDIA GPU and TensorRT are; else one line says what to do."""
-    from export.engine import nvidia_gpu_found
+    from export.engine.facts import nvidia_gpu_found
+    from export.engine.gpu import find_gpu
+    from export.engine.publish import publish_engine
     from export.errors import EngineError
-    from export.manifest import engines_of, read_manifest
-    from export.tensorrt_gpu import find_gpu
-    from export.tensorrt_publish import publish_engine
+    from export.repository.manifest import engines_of, read_manifest
 
     if not nvidia_gpu_found():
         return

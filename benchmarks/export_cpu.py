@@ -23,11 +23,11 @@ import onnxruntime
 import torch
 from onnxruntime import GraphOptimizationLevel
 
-from export.graph import OneStepGraph
-from export.quantize import Int8Limits, quantize_int8
+from export.gate.quantize import Int8Limits, quantize_int8
+from export.graph.module import OneStepGraph
+from export.graph.to_onnx import write_onnx
+from export.model.student import load_student
 from export.signature import text_to_image
-from export.student import load_student
-from export.to_onnx import write_onnx
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 LEVELS = {

@@ -24,13 +24,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from export.cases import Feeds, Infer
-from export.graph import OneStepGraph
-from export.session import open_session
+from export.gate.cases import Feeds, Infer
+from export.gate.session import open_session
+from export.graph.module import OneStepGraph
+from export.graph.to_onnx import OPSETS, write_onnx
+from export.model.student import load_student
 from export.signature import Signature, text_to_image
 from export.signature import Tensor as Value
-from export.student import load_student
-from export.to_onnx import OPSETS, write_onnx
 
 LATENT, WIDTH, POOLED = 32, 512, 256
 TOLD = ("Attention", "GroupNormalization", "LayerNormalization", "Gelu", "Softmax")

@@ -165,12 +165,12 @@ def export(folder: Path, file: Path, args: argparse.Namespace) -> dict[str, Any]
     import onnx
     import torch
 
-    from export.foreign import Source
-    from export.graph import OneStepGraph
+    from export.graph.module import OneStepGraph
+    from export.graph.sizes import check_sizes, parse_sizes
+    from export.graph.to_onnx import write_onnx
+    from export.model.foreign import Source
+    from export.model.student import load_model
     from export.signature import text_to_image
-    from export.sizes import check_sizes, parse_sizes
-    from export.student import load_model
-    from export.to_onnx import write_onnx
 
     clock = time.monotonic()
     dtype, vae_dtype = getattr(torch, args.dtype), getattr(torch, args.vae_dtype)

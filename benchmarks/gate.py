@@ -36,16 +36,16 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from export.cases import Pictures, pipeline_encoder, plan
 from export.errors import ParityError
-from export.graph import OneStepGraph
-from export.measure import differences
-from export.parity import Parity
-from export.session import open_session
+from export.gate.cases import Pictures, pipeline_encoder, plan
+from export.gate.measure import differences
+from export.gate.parity import Parity
+from export.gate.session import open_session
+from export.gate.verify import draw_cases, verify
+from export.graph.module import OneStepGraph
+from export.graph.to_onnx import write_onnx
+from export.model.student import Student, load_student
 from export.signature import Signature, text_to_image
-from export.student import Student, load_student
-from export.to_onnx import write_onnx
-from export.verify import draw_cases, verify
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 PARTS = {  # text encoders, UNet, decoder

@@ -170,7 +170,7 @@ class Export(Section):
         pattern=r"^[a-z0-9][a-z0-9_-]*$", description="the model's name in the repository"
     )
     repository: Path = Field(description="the Triton model repository")
-    max_batch: Annotated[int, Field(ge=1, le=63)] = 8  # as export.to_onnx.LARGEST_BATCH
+    max_batch: Annotated[int, Field(ge=1, le=63)] = 8  # as export.graph.to_onnx.LARGEST_BATCH
     sizes: str | None = Field(
         None, description="WIDTHxHEIGHT, several with commas, the default first; or `sdxl`"
     )

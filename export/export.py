@@ -12,31 +12,31 @@ from pathlib import Path
 
 import torch
 
-from export.cases import Cases
-from export.decoder import decoder_facts, load_decoder
-from export.engine import engine_advice, nvidia_gpu_found
-from export.foreign import Source
-from export.graph import OneStepGraph
-from export.limits import arithmetic_of, limits_for
-from export.manifest import GRAPH, TOKENIZERS, Manifest, describe
-from export.measured_look import look_at
+from export.engine.facts import engine_advice, nvidia_gpu_found
+from export.engine.operators import unsupported_operators
+from export.gate.cases import Cases
+from export.gate.limits import arithmetic_of, limits_for
+from export.gate.parity import Parity
+from export.gate.quantize import quantize_int8
+from export.gate.session import open_session
+from export.gate.verify import draw_every_size, verify
+from export.gate.widen import widen
+from export.graph.decoder import decoder_facts, load_decoder
+from export.graph.module import OneStepGraph
+from export.graph.precision import SAMPLES, apply_precision
+from export.graph.sizes import check_sizes
+from export.graph.to_onnx import write_onnx
+from export.model.foreign import Source
+from export.model.measured_look import look_at
+from export.model.student import Student, load_model
 from export.options import Options
 from export.origin import origin_of
-from export.parity import Parity
-from export.precision import SAMPLES, apply_precision
-from export.quantize import quantize_int8
-from export.repository import Published, check_name, publish, staging
+from export.repository.manifest import GRAPH, TOKENIZERS, Manifest, describe
+from export.repository.publish import Published, check_name, publish, staging
+from export.repository.tokenizers_json import write_tokenizer
+from export.repository.triton_config import triton_config
 from export.service_times import measure_service_ms
-from export.session import open_session
 from export.signature import Signature, text_to_image
-from export.sizes import check_sizes
-from export.student import Student, load_model
-from export.tensorrt_operators import unsupported_operators
-from export.to_onnx import write_onnx
-from export.tokenizers_json import write_tokenizer
-from export.triton_config import triton_config
-from export.verify import draw_every_size, verify
-from export.widen import widen
 
 MEASURED_ROWS = 8
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime")

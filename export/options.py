@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
-from export.parity import Limits
-from export.precision import Precision
+from export.gate.parity import Limits
+from export.graph.precision import Precision
+from export.graph.to_onnx import LARGEST_BATCH, OPSET, OPSETS
 from export.signature import Size
-from export.to_onnx import LARGEST_BATCH, OPSET, OPSETS
 
 SINGLE = Precision()
 

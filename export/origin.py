@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import RepositoryError
-from export.foreign import Source
-from export.manifest import check_version, digest_of, sha256_of
+from export.model.foreign import Source
 from export.options import Options
-from export.versions import versions
+from export.repository.manifest import check_version, student_sha256
+from export.repository.versions import versions
 
 
 def origin_of(source: Source, options: Options) -> dict[str, Any]:
@@ -44,18 +44,6 @@ def find_published(source: Source, repository: Path, name: str, options: Options
         if _digests(manifest["source"]) == wanted:
             return folder
     return None
-
-
-def student_sha256(path: Path) -> str:
-    """Of a file its sha256; of a directory that over the `sha256sum` lines of all files in it."""
-    if not path.is_dir():
-        return sha256_of(path)
-    files = {
-        file.relative_to(path).as_posix(): {"sha256": sha256_of(file)}
-        for file in path.rglob("*")
-        if file.is_file()
-    }
-    return digest_of(files)
 
 
 def _digests(origin: Mapping[str, Any]) -> dict[str, Any]:

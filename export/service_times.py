@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from export.cases import Feeds, Infer
+from export.gate.cases import Feeds, Infer
 
 CALLS = 5
 LONG_S = 2.0  # a call this long is measured once

@@ -8,8 +8,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from tiny import one_step_scheduler
 
 from distill.noise import PREDICTION_TYPES, NoiseSchedule
-from export import one_step as exported
-from export.scheduler import read_one_step
+from export.model import one_step as exported
+from export.model.scheduler import read_one_step
 from serve import noise as served
 
 TIMESTEPS = (0, 10, 399, 999)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from distill.judge import FUNCTIONS, Judge
 from distill.recipe import Recipe, read_recipe
-from export.to_onnx import LARGEST_BATCH
+from export.graph.to_onnx import LARGEST_BATCH
 
 ROOT = Path(__file__).parents[1]
 TARGETS = ("help", "test", "check", "demo", "model", "clean")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import singlepass
-from export.session import open_session
+from export.gate.session import open_session
 from serve.app import create_app
 from serve.backend_ort import OrtBackend
 from serve.model import Model, load_model

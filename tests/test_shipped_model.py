@@ -14,7 +14,7 @@ from PIL import Image
 
 import singlepass
 from distill.recipe import Recipe, read_recipe
-from export.manifest import check_version
+from export.repository.manifest import check_version
 from serve.backend_ort import OrtBackend
 from serve.images import Pixels
 from serve.model import Feeds, Model, load_model

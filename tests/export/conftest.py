@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from export.graph import OneStepGraph
+from export.gate.verify import Cases, draw_cases
+from export.graph.module import OneStepGraph
+from export.model.student import Student, load_student
 from export.signature import Signature, text_to_image
-from export.student import Student, load_student
-from export.verify import Cases, draw_cases
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
-from export.decoder import decoder_facts, load_decoder
 from export.errors import DecoderError
-from export.graph import OneStepGraph
-from export.stock import stock_call
-from export.student import Student, load_student
+from export.graph.decoder import decoder_facts, load_decoder
+from export.graph.module import OneStepGraph
+from export.model.stock import stock_call
+from export.model.student import Student, load_student
 
 FOUR = (8, 8, 8, 8)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from export.addition import add_engine
-from export.describe import describe
-from export.describe_student import size_text
 from export.errors import ExportError, StudentError
-from export.safetensors_header import Weights, read_weights
-from export.serving import rollback
+from export.repository.addition import add_engine
+from export.repository.describe import describe
+from export.repository.describe_student import size_text
+from export.repository.safetensors_header import Weights, read_weights
+from export.repository.serving import rollback
 
 ROOT = Path(__file__).parents[2]
 TEACHER = ROOT / "examples" / "shapes" / "teacher"

@@ -15,11 +15,10 @@ from tokenizers import Tokenizer
 
 from export.errors import ExportError, ParityError
 from export.export import export_student
-from export.manifest import check_version
+from export.gate.session import open_session
+from export.graph.precision import Precision
 from export.options import Options
-from export.origin import student_sha256
-from export.precision import Precision
-from export.session import open_session
+from export.repository.manifest import check_version, student_sha256
 
 KEYS = """decoder digest files format gate graph inputs max_batch model one_step output
     pixels_per_latent precision service_ms sizes source task tokenizers version versions"""

@@ -14,8 +14,8 @@ from original_layout import original_checkpoint, original_unet
 from safetensors.torch import save_file
 
 from export.errors import StudentError
-from export.foreign import Source
-from export.student import Student, load_model
+from export.model.foreign import Source
+from export.model.student import Student, load_model
 
 Save = Callable[..., Path]
 

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from export.errors import StudentError
-from export.foreign import Source
-from export.graph import OneStepGraph
-from export.one_step import clean_latent, model_input
-from export.session import open_session
+from export.gate.session import open_session
+from export.graph.module import OneStepGraph
+from export.graph.to_onnx import write_onnx
+from export.model.foreign import Source
+from export.model.one_step import clean_latent, model_input
+from export.model.stock import stock_latent, stock_pictures
+from export.model.student import Student, load_model
 from export.signature import TOKENS, text_to_image
-from export.stock import stock_latent, stock_pictures
-from export.student import Student, load_model
-from export.to_onnx import write_onnx
 
 PROMPTS = ("a small red circle", "", "two blue squares, 1890!")
 ONCE = {"num_inference_steps": 1, "guidance_scale": 0.0}
@@ -236,6 +236,6 @@ def test_a_lora_needs_a_base_and_peft(
     save_file({f"unet.a.{end}": torch.ones(2, 2) for end in PAIR}, tmp_path / "l.safetensors")
     with pytest.raises(StudentError, match="is a LoRA; --base must name"):
         load_model(Source(tmp_path / "l.safetensors", "lcm"))
-    monkeypatch.setattr("export.lora.is_peft_available", lambda: False)
+    monkeypatch.setattr("export.model.lora.is_peft_available", lambda: False)
     with pytest.raises(StudentError, match="takes the library peft: pip install peft"):
         load_model(Source(tmp_path / "l.safetensors", "lcm", base))

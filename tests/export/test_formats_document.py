@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffusers import DDIMScheduler
 
-from export.manifest import check_version
+from export.repository.manifest import check_version
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from export.engine.fp8 import denoiser_nodes, quantize_fp8
 from export.errors import PrecisionError
-from export.fp8 import denoiser_nodes, quantize_fp8
 
 FEEDS = {"noise": np.zeros((2, 4, 8, 8), np.float32)}
 

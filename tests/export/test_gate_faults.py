@@ -12,11 +12,11 @@ import torch
 from onnx import numpy_helper
 
 from export.errors import ParityError
-from export.graph import OneStepGraph
-from export.parity import Parity
-from export.session import open_probe, open_session
-from export.student import Student
-from export.verify import Cases, draw_cases, verify
+from export.gate.parity import Parity
+from export.gate.session import open_probe, open_session
+from export.gate.verify import Cases, draw_cases, verify
+from export.graph.module import OneStepGraph
+from export.model.student import Student
 
 import faults  # isort: skip
 

@@ -8,9 +8,9 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from export.limits import DECODER, DENOISER, FLOAT32, Arithmetic, arithmetic_of, limits_for
-from export.parity import Worst
-from export.worst import SIDE_PX, gain_of, label, magnified, write_sheet
+from export.gate.limits import DECODER, DENOISER, FLOAT32, Arithmetic, arithmetic_of, limits_for
+from export.gate.parity import Worst
+from export.gate.worst import SIDE_PX, gain_of, label, magnified, write_sheet
 
 
 def saved(file: Path, **kinds: int) -> Path:

@@ -9,14 +9,14 @@ import onnx
 import pytest
 from PIL import Image
 
-from export.cases import PROMPTS
 from export.errors import ExportError, ParityError, RepositoryError
-from export.gate import Request, affordable_rows, check_request, verify_repository
-from export.gate_onnx import scan_levels
-from export.gate_version import open_version
-from export.manifest import check_version, complete, write_manifest
-from export.parity import Limits
-from export.session import open_probe, open_session
+from export.gate.cases import PROMPTS
+from export.gate.parity import Limits
+from export.gate.published import Request, affordable_rows, check_request, verify_repository
+from export.gate.session import open_probe, open_session
+from export.gate.unoptimised import scan_levels
+from export.gate.version import open_version
+from export.repository.manifest import check_version, complete, write_manifest
 
 import faults  # isort: skip
 from triton_fake import Triton, running  # isort: skip

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny import one_step_scheduler
 
-from export.graph import OneStepGraph, to_levels
-from export.one_step import PREDICTION_TYPES
+from export.gate.verify import Cases, draw_cases
+from export.graph.module import OneStepGraph, to_levels
+from export.model.one_step import PREDICTION_TYPES
+from export.model.student import load_student
 from export.signature import Signature
-from export.student import load_student
-from export.verify import Cases, draw_cases
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from export.errors import RepositoryError
-from export.manifest import check_version, complete, digest_of, file_records, write_manifest
+from export.repository.manifest import (
+    check_version,
+    complete,
+    digest_of,
+    file_records,
+    write_manifest,
+)
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from diffusers import (
 from tiny import SCHEDULE, one_step_scheduler
 
 from export.errors import StudentError
-from export.kinds import KINDS, OURS, Recipe
-from export.one_step import PREDICTION_TYPES, Coefficients, OneStep, clean_latent, model_input
-from export.scheduler import prescribed, read_one_step
+from export.model.kinds import KINDS, OURS, Recipe
+from export.model.one_step import PREDICTION_TYPES, Coefficients, OneStep, clean_latent, model_input
+from export.model.scheduler import prescribed, read_one_step
 
 EPSILON_AND_V = ("epsilon", "v_prediction")
 

@@ -8,12 +8,12 @@ from micro import micro_unet, save_micro_sdxl
 from safetensors.torch import save_file
 
 from export.errors import StudentError
-from export.foreign import Source
-from export.measured_look import look_at, looks_like
-from export.one_step import clean_latent
-from export.spec import read_spec
-from export.stock import stock_latent
-from export.student import load_model
+from export.model.foreign import Source
+from export.model.measured_look import look_at, looks_like
+from export.model.one_step import clean_latent
+from export.model.spec import read_spec
+from export.model.stock import stock_latent
+from export.model.student import load_model
 
 LIGHTNING = "scheduler: euler\ntimestep: 999\nprediction_type: sample\ninput_scale: sigma\n"
 

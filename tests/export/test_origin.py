@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from export.foreign import Source
-from export.manifest import sha256_of
+from export.graph.precision import Precision
+from export.model.foreign import Source
 from export.options import Options
-from export.origin import find_published, origin_of, student_sha256
-from export.precision import Precision
+from export.origin import find_published, origin_of
+from export.repository.manifest import sha256_of, student_sha256
 
 
 def test_a_student_that_lies_in_the_repository_is_found(run, tiny_student: Path) -> None:

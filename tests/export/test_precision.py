@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from export.errors import ExportError, PrecisionError
-from export.graph import OneStepGraph
-from export.precision import (
+from export.gate.session import open_session
+from export.gate.widen import widen
+from export.graph.module import OneStepGraph
+from export.graph.precision import (
     FLOAT16_MAX,
     Largest,
     Precision,
@@ -20,11 +22,9 @@ from export.precision import (
     read_precision,
     watch_decoder,
 )
-from export.session import open_session
+from export.graph.to_onnx import write_onnx
+from export.model.student import Student, load_student
 from export.signature import Signature, Tensor
-from export.student import Student, load_student
-from export.to_onnx import write_onnx
-from export.widen import widen
 
 HALF = Precision(torch.float16, torch.float16, torch.float32)
 

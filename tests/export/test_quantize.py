@@ -10,10 +10,10 @@ from onnxruntime.quantization import quantize_dynamic
 from torch import nn
 
 from export.errors import ExportError
-from export.quantize import Int8Limits, Quantized, Trial, quantize_int8
-from export.session import open_session
+from export.gate.quantize import Int8Limits, Quantized, Trial, quantize_int8
+from export.gate.session import open_session
+from export.graph.to_onnx import write_onnx
 from export.signature import Signature, Tensor
-from export.to_onnx import write_onnx
 
 ALWAYS, NEVER = Int8Limits(0.0, 300.0), Int8Limits(1e9)
 

@@ -13,11 +13,11 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from export.errors import RepositoryError
-from export.manifest import check_version, describe
-from export.repository import Published, check_name, publish, staging, versions
+from export.repository.manifest import check_version, describe
+from export.repository.publish import Published, check_name, publish, staging, versions
+from export.repository.triton_config import difference, triton_config
+from export.repository.workplace import PREFIX, remove_leftovers
 from export.signature import text_to_image
-from export.triton_config import difference, triton_config
-from export.workplace import PREFIX, remove_leftovers
 
 SIGNATURE = text_to_image(4, 8, 64)
 CONFIG = triton_config("tiny", SIGNATURE, 8)

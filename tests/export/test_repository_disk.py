@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from export.addition import add_engine
 from export.errors import RepositoryError
-from export.manifest import check_version, describe
-from export.repository import publish, staging, versions
-from export.serving import rollback, served_versions
+from export.repository.addition import add_engine
+from export.repository.manifest import check_version, describe
+from export.repository.publish import publish, staging, versions
+from export.repository.serving import rollback, served_versions
+from export.repository.triton_config import triton_config
+from export.repository.workplace import PREFIX, workplace
 from export.signature import text_to_image
-from export.triton_config import triton_config
-from export.workplace import PREFIX, workplace
 
 SIGNATURE = text_to_image(4, 8, 64)
 CONFIG = triton_config("tiny", SIGNATURE, 8)
@@ -29,8 +29,8 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", sys.argv[1]], c
 sys.path.insert(0, sys.argv[2])
 from test_repository_disk import put
 from export.errors import RepositoryError
-from export.manifest import check_version
-from export.repository import versions
+from export.repository.manifest import check_version
+from export.repository.publish import versions
 repository = Path(sys.argv[1])
 try:
     while True:

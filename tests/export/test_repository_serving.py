@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from export.addition import add_engine, serve_with
 from export.errors import ExportError, RepositoryError
-from export.manifest import check_version, describe
-from export.repository import Published, publish, staging, versions
-from export.serving import rollback, served_versions
+from export.repository.addition import add_engine, serve_with
+from export.repository.manifest import check_version, describe
+from export.repository.publish import Published, publish, staging, versions
+from export.repository.serving import rollback, served_versions
+from export.repository.triton_config import PYTHON_MODEL, ServingOptions, parse, triton_config
 from export.signature import text_to_image
-from export.triton_config import PYTHON_MODEL, ServingOptions, parse, triton_config
 
 SIGNATURE = text_to_image(4, 8, 64)
 CONFIG = triton_config("tiny", SIGNATURE, 8)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from export.errors import SizeError
-from export.graph import OneStepGraph
-from export.session import open_session
+from export.gate.session import open_session
+from export.graph.module import OneStepGraph
+from export.graph.sizes import NAMED, check_sizes, multiple_px, parse_sizes
+from export.graph.to_onnx import latent_step, write_onnx
+from export.model.stock import stock_call
+from export.model.student import Student
 from export.signature import Signature, text_to_image
-from export.sizes import NAMED, check_sizes, multiple_px, parse_sizes
-from export.stock import stock_call
-from export.student import Student
-from export.to_onnx import latent_step, write_onnx
 
 SIZES = ((64, 64), (96, 64), (64, 128), (16, 32))
 

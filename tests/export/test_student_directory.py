@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from export.errors import StudentError
-from export.student import Student, load_student
+from export.model.student import Student, load_student
 
 
 @pytest.fixture

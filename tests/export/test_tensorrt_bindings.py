@@ -10,10 +10,12 @@ import tensorrt_fake_engine
 import tensorrt_surface
 from tensorrt_surface import VERSIONS, read_surface, snapshot, unpacked, with_bindings
 
-from export import tensorrt_api, tensorrt_log, tensorrt_runtime
-from export.engine import HARDWARE
+from export.engine import api as tensorrt_api
+from export.engine import log as tensorrt_log
+from export.engine import runtime as tensorrt_runtime
+from export.engine.facts import HARDWARE
 
-CODE = sorted(Path(tensorrt_api.__file__).parent.glob("*tensorrt*.py"))
+CODE = sorted(Path(tensorrt_api.__file__).parent.glob("*.py"))
 STATED = {
     name: kind
     for name, kind in vars(tensorrt_api).items()
@@ -206,11 +208,11 @@ import ctypes
 from pathlib import Path
 import tensorrt_bindings as trt
 from export.errors import EngineError
-from export.tensorrt_api import member
-from export.tensorrt_gpu import Gpu
-from export.tensorrt_log import Log, Progress, attach
-from export.to_tensorrt import build_engine
-from export.engine import EngineOptions
+from export.engine.api import member
+from export.engine.gpu import Gpu
+from export.engine.log import Log, Progress, attach
+from export.engine.build import build_engine
+from export.engine.facts import EngineOptions
 
 log = attach(Log, trt.ILogger, print)
 log.log(trt.ILogger.Severity.ERROR, "broken")

@@ -10,13 +10,13 @@ import pytest
 from tensorrt_fake import FakeTensorrt
 from tensorrt_graph import write_graph
 
-from export.engine import EngineFacts, EngineOptions, onnx_digest
+from export.engine.build import build_engine, build_for_version
+from export.engine.facts import EngineFacts, EngineOptions, onnx_digest
+from export.engine.gpu import Gpu
+from export.engine.profiles import Profile, make_profiles
 from export.errors import EngineError
-from export.manifest import complete, describe, sha256_of, write_manifest
+from export.repository.manifest import complete, describe, sha256_of, write_manifest
 from export.signature import text_to_image
-from export.tensorrt_gpu import Gpu
-from export.tensorrt_profiles import Profile, make_profiles
-from export.to_tensorrt import build_engine, build_for_version
 
 GPU = Gpu("NVIDIA H100 80GB HBM3", "570.86.15", "9.0", 80 << 30)
 PROFILES = make_profiles(text_to_image(4, 8, 64), max_batch=4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from export.engine import (
+from export.engine.facts import (
     EngineFacts,
     EngineOptions,
     Here,
@@ -19,11 +19,11 @@ from export.engine import (
     engine_advice,
     engine_name,
 )
+from export.engine.gpu import Gpu, find_gpu, nvidia_gpu_found, parse_gpu
+from export.engine.profiles import make_profiles
 from export.errors import EngineError
-from export.manifest import describe, signature_of
+from export.repository.manifest import describe, signature_of
 from export.signature import text_to_image
-from export.tensorrt_gpu import Gpu, find_gpu, nvidia_gpu_found, parse_gpu
-from export.tensorrt_profiles import make_profiles
 
 ROOT = Path(__file__).parents[2]
 BUCKETS = ((1024, 1024), (1152, 896), (896, 1152))

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 from tensorrt_graph import write_graph
 
-from export.tensorrt_operators import (
+from export.engine.operators import (
     FIRST_VERSION,
     OPERATORS,
     Unsupported,

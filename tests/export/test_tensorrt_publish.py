@@ -8,12 +8,12 @@ import pytest
 from tensorrt_fake import FakeTensorrt
 from tensorrt_fake_engine import Stream
 
-from export.engine import EngineFacts, EngineOptions
+from export.engine.facts import EngineFacts, EngineOptions
+from export.engine.gpu import Gpu
+from export.engine.publish import publish_engine
 from export.errors import EngineError, ParityError
-from export.gate import Request
-from export.manifest import check_version
-from export.tensorrt_gpu import Gpu
-from export.tensorrt_publish import publish_engine
+from export.gate.published import Request
+from export.repository.manifest import check_version
 
 GPU = Gpu("NVIDIA H100", "570", "9.0", 80 << 30)
 

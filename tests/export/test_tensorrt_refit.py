@@ -9,16 +9,16 @@ from tensorrt_fake import FakeTensorrt
 from tensorrt_fake_engine import Stream
 from tensorrt_graph import write_graph
 
-from export.engine import EngineFacts, EngineOptions, onnx_digest
+from export.engine.build import build_engine
+from export.engine.facts import EngineFacts, EngineOptions, onnx_digest
+from export.engine.gpu import Gpu
+from export.engine.profiles import make_profiles
+from export.engine.refit import refit_engine
+from export.engine.runtime import open_engine
 from export.errors import EngineError
-from export.manifest import sha256_of
-from export.session import open_session
+from export.gate.session import open_session
+from export.repository.manifest import sha256_of
 from export.signature import text_to_image
-from export.tensorrt_gpu import Gpu
-from export.tensorrt_profiles import make_profiles
-from export.tensorrt_refit import refit_engine
-from export.tensorrt_runtime import open_engine
-from export.to_tensorrt import build_engine
 
 GPU = Gpu("NVIDIA H100", "570", "9.0", 80 << 30)
 PROFILES = make_profiles(text_to_image(4, 8, 64), max_batch=2)

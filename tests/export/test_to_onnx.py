@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from export import to_onnx
 from export.errors import ExportError
-from export.session import open_session
+from export.gate.session import open_session
+from export.graph import to_onnx
+from export.graph.to_onnx import OPSET, check_onnx, write_onnx
 from export.signature import Signature, Tensor
-from export.to_onnx import OPSET, check_onnx, write_onnx
 
 
 class Scale(nn.Module):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 from tokenizers import Tokenizer
 
-from export.tokenizers_json import write_tokenizer
+from export.repository.tokenizers_json import write_tokenizer
 
 PADS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
 

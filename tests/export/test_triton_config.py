@@ -6,10 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.batching import GAIN, Batching, derive_batching
 from export.errors import ExportError, RepositoryError
+from export.repository.batching import GAIN, Batching, derive_batching
+from export.repository.triton_config import (
+    ServingOptions,
+    keep_pin,
+    parse,
+    set_engines,
+    triton_config,
+)
 from export.signature import text_to_image
-from export.triton_config import ServingOptions, keep_pin, parse, set_engines, triton_config
 
 ONE_SIZE = text_to_image(4, 128, 1024)
 TWO_SIZES = text_to_image(4, 128, 1024, sizes=[(1024, 1024), (1216, 832)])

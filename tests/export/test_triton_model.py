@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 from google.protobuf import json_format
 
+from export.repository.triton_config import PYTHON_MODEL, ServingOptions, parse, triton_config
 from export.signature import text_to_image
-from export.triton_config import PYTHON_MODEL, ServingOptions, parse, triton_config
 
 SHIPPED = Path(__file__).parents[2] / "model_repository" / "shapes" / "1"
 SHAPES = {"input_ids": (77,), "input_ids_2": (77,), "noise": (4, 8, 8)}

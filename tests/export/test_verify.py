@@ -9,15 +9,15 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from export.cases import PROMPTS, file_encoder, noise_of, pipeline_encoder
 from export.errors import ParityError
-from export.graph import OneStepGraph
-from export.manifest import check_version
-from export.measure import compositions, is_flat, pictures_drawn
-from export.parity import Limits
-from export.session import open_session
+from export.gate.cases import PROMPTS, file_encoder, noise_of, pipeline_encoder
+from export.gate.measure import compositions, is_flat, pictures_drawn
+from export.gate.parity import Limits
+from export.gate.session import open_session
+from export.gate.verify import Cases, Feeds, Infer, draw_every_size, rows_by_size, scan, verify
+from export.graph.module import OneStepGraph
+from export.repository.manifest import check_version
 from export.signature import TOKENS, text_to_image
-from export.verify import Cases, Feeds, Infer, draw_every_size, rows_by_size, scan, verify
 
 REFUSAL = "the graph does not draw the student's pictures: "
 

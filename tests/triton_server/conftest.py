@@ -6,7 +6,7 @@ import pytest
 from running_triton import Server, running, why_not
 from shipped_model import publish_into
 
-from export.repository import Published
+from export.repository.publish import Published
 
 Publish = Callable[..., Published]
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from export.manifest import FILE, read_manifest, service_ms_of, signature_of
-from export.repository import Published, publish, staging
-from export.triton_config import ServingOptions, triton_config
+from export.repository.manifest import FILE, read_manifest, service_ms_of, signature_of
+from export.repository.publish import Published, publish, staging
+from export.repository.triton_config import ServingOptions, triton_config
 
 SHIPPED = Path(__file__).parents[2] / "model_repository" / "shapes" / "1"
 ENGINE = "model.sm90.plan"

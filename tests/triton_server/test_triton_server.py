@@ -11,10 +11,10 @@ from shipped_model import Feeds, drawn_here, feeds, publish_into, rescale
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from export.errors import ParityError
-from export.repository import staging
-from export.serving import rollback
-from export.triton_config import ServingOptions
-from export.workplace import PREFIX
+from export.repository.publish import staging
+from export.repository.serving import rollback
+from export.repository.triton_config import ServingOptions
+from export.repository.workplace import PREFIX
 
 pytestmark = pytest.mark.triton
 
@@ -120,7 +120,10 @@ def test_the_newest_version_is_served_until_it_is_rolled_back(server, publish_sh
 def test_the_gate_passes_a_server_that_draws_the_graph_and_refuses_one_that_does_not(
     server, publish_shapes
 ) -> None:
-    from export.gate import Request, verify_repository  # brings torch, which only this test needs
+    from export.gate.published import (  # brings torch, which only this test needs
+        Request,
+        verify_repository,
+    )
 
     version = publish_shapes("gated").folder
     server.load("gated")

@@ -1,0 +1,1 @@
+"""TensorRT engines: built, refitted, measured, added to a published version."""

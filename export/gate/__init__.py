@@ -1,0 +1,1 @@
+"""The gate: what is drawn, compared and told before anything is published."""

@@ -1,0 +1,1 @@
+"""The one graph: its parts, number types, sizes, decoders, and the ONNX file."""

@@ -1,0 +1,1 @@
+"""One-step models of any origin: loading, recipes, stock diffusers' own call."""

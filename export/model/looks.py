@@ -1,0 +1,49 @@
+"""What a model looks like, where that is not what it is given as: sentences, never refusals."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from export.model.kinds import KINDS, Recipe
+
+STEPS = re.compile(r"(?<![a-z0-9])(\d+)[-_ ]?steps?(?![a-z])")
+WITNESSES = ("conv_in.weight", "mid_block.resnets.0.conv1.weight", "conv_out.weight")
+
+
+def named_otherwise(model: Path, kind: str) -> Iterator[str]:
+    """If a file or folder is named for several steps, or for another kind than it is given as."""
+    name = model.resolve().name.lower()
+    steps = STEPS.search(name)
+    if steps and int(steps[1]) != 1:
+        yield f"{model.name} looks like a {steps[1]}-step model by its name; one step is exported"
+    others = [other for other in KINDS if other in name]
+    if others and kind in KINDS and kind not in others:
+        yield f"{model.name} looks like {others[0]} by its name; it is exported as {kind}"
+
+
+def scheduled_otherwise(model: Path, scheduler: Any, recipe: Recipe) -> Iterator[str]:
+    """If a pipeline directory given as SDXL-Turbo does not carry SDXL-Turbo's own scheduler."""
+    own = scheduler.config.get("timestep_spacing")
+    if model.is_dir() and recipe.kind == "turbo" and own != "trailing":
+        yield (
+            f"{model.name} looks like a many-step model: its {type(scheduler).__name__} has "
+            f"timestep_spacing={own!r}, and SDXL-Turbo's has 'trailing'"
+        )
+
+
+def same_as_base(unet: Any, base: Path | None) -> Iterator[str]:
+    """If layers from the beginning, the middle and the end of the UNet are the base's own."""
+    files = sorted((base / "unet").glob("*.safetensors")) if base else []
+    state, seen = unet.state_dict(), 0
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            for key in set(WITNESSES) & set(opened.keys()):
+                if not torch.equal(state[key], opened.get_tensor(key).to(state[key].dtype)):
+                    return
+                seen += 1
+    if seen == len(WITNESSES):
+        yield f"the UNet looks like the base's own, a many-step model: {WITNESSES[0]} is the same"

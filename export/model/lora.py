@@ -1,0 +1,54 @@
+"""A LoRA becomes part of the weights before the export, by stock diffusers."""
+
+from pathlib import Path
+from typing import Any
+
+from diffusers.utils import is_peft_available
+from safetensors import SafetensorError
+
+from export.errors import StudentError
+from export.model.checkpoint import read_shapes
+from export.quiet import quiet
+
+# "No keys for text_encoder found": most one-step LoRAs change the UNet alone.
+LOADER_LOGS = ("diffusers.loaders.lora_base", "diffusers.loaders.peft")
+DOWN = ("lora_A.weight", "lora_down.weight", "lora.down.weight")
+UP = ("lora_B.weight", "lora_up.weight", "lora.up.weight")
+REASON_LENGTH = 300
+
+
+def fuse(pipeline: Any, file: Path, scale: float) -> None:
+    """W + scale · B A in every layer that the file names; afterwards no trace of it is left."""
+    if not is_peft_available():
+        raise StudentError(f"{file} is a LoRA, which takes the library peft: pip install peft")
+    layers = _layers(file)
+    try:
+        with quiet(*LOADER_LOGS):
+            pipeline.load_lora_weights(file.parent, weight_name=file.name, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:REASON_LENGTH]
+        raise StudentError(f"the LoRA {file} does not fit --base: {reason}") from error
+    found = sum(_adapted(getattr(pipeline, n)) for n in ("unet", "text_encoder", "text_encoder_2"))
+    if found != layers:
+        raise StudentError(
+            f"the LoRA {file} does not fit --base: {found} of the {layers} layers that it changes "
+            f"are there"
+        )
+    pipeline.fuse_lora(lora_scale=scale)
+    pipeline.unload_lora_weights()
+
+
+def _layers(file: Path) -> int:
+    """How many layers the file changes; each takes a pair of matrices."""
+    shapes = read_shapes(file)
+    down, up = (sum(key.endswith(ends) for key in shapes) for ends in (DOWN, UP))
+    if down != up or not down:
+        raise StudentError(
+            f"{file} is not a whole LoRA: it has {down} matrices down and {up} matrices up"
+        )
+    return down
+
+
+def _adapted(part: Any) -> int:
+    """How many layers of the part carry an adapter."""
+    return sum(len(getattr(module, "lora_A", ())) > 0 for module in part.modules())
