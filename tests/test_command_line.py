@@ -246,7 +246,7 @@ def test_run_goes_from_a_teacher_to_a_served_student(project) -> None:
     assert status == 0
     for words in (
         "prompts, 7 teacher samples each",
-        "parity holds",
+        "the gate: passed",
         f"published {project.folder / 'repository' / 'tiny' / '1'}",
         "teacher, 2 steps",
         "teacher, 1 step",

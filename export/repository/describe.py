@@ -120,9 +120,8 @@ def _written(version: Path) -> str:
 
 
 def _level(manifest: Manifest) -> str:
-    """Of the gate; the first release wrote it under another name."""
-    level = manifest.get("gate", {}).get("level")
-    return str(level or manifest.get("parity", {}).get("batch_invariance") or UNSAID)
+    """Of the gate."""
+    return str(manifest.get("gate", {}).get("level", UNSAID))
 
 
 def _one_step(step: dict[str, Any]) -> str:

@@ -103,7 +103,8 @@ def test_a_repository_is_its_models_and_their_versions(repository: Path) -> None
     assert lines[0].endswith("a model repository, 1 model")
     assert lines[1] == "shapes: served by onnxruntime, batches up to 8; serves 2 (the newest)"
     assert lines[2].startswith("  version 1   ")
-    assert lines[2].endswith(", b2257de3a6ec, 13.1 MB, 64x64, gate: bitwise, whole")
+    digest = json.loads((repository / "shapes/1/manifest.json").read_text())["digest"][:12]
+    assert lines[2].endswith(f", {digest}, 13.1 MB, 64x64, gate: bitwise, whole")
     rollback(repository, "shapes")
     assert "serves 1 (pinned)" in describe(repository / "shapes")
     shutil.copytree(repository / "shapes", repository / "other")
@@ -139,6 +140,7 @@ def test_a_version_is_everything_its_manifest_says(repository: Path, tmp_path: P
         "precision": {"unet": "float16", "vae": "bfloat16"},
         "gate": {"level": "within 2 levels"},
         "service_ms": {"1": 12.5},
+        "decoder": {},
     }
     file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
     text = describe(version)
