@@ -33,6 +33,7 @@ from export.options import Options
 from export.origin import origin_of
 from export.repository.manifest import GRAPH, TOKENIZERS, Manifest, describe
 from export.repository.publish import Published, check_name, publish, staging
+from export.repository.serving import read_config
 from export.repository.tokenizers_json import write_tokenizer
 from export.repository.triton_config import triton_config
 from export.service_times import measure_service_ms
@@ -185,6 +186,9 @@ def _report_published(
     report(f"published {published.folder} (digest {published.digest[:12]})")
     if published.served != published.version:
         report(f"version {published.served} is pinned and stays served; `distill rollback` unpins")
+    backend = read_config(published.folder.parent).backend
+    if backend != options.runtime:
+        report(f"the model stays served by {backend}; `distill configure` changes that")
     for version in published.removed:
         report(f"removed version {version}, older than the {options.keep} that are kept")
     report(engine_advice(published.folder, signature, options.max_batch, nvidia_gpu_found()))

@@ -63,19 +63,21 @@ def publish(
 ) -> Published:
     """Complete the manifest of the staged version, and rename it to the next free number.
 
-    The first version of a model takes its folder along, with `config.pbtxt`; later ones replace
-    that file if only the way of serving differs, and are refused if the contract does. A pinned
-    version stays served. Of the older versions the newest remain, `keep` in all (None: every one).
+    The first version of a model takes its folder along, with `config.pbtxt`. Later ones leave that
+    file as the operator has it, and are refused if its contract is another. A pinned version stays
+    served; so does one that TensorRT serves, until the new one has an engine. Of the older versions
+    the newest remain, `keep` in all (None: every one).
     """
     check_name(name)
     if keep is not None and keep < 1:
         raise ExportError(f"keep is {keep}; it must be at least 1, the version just published")
-    _add_model_py(staged, config)
-    _check_named_files(staged, config)
+    _prepare(staged, config)
     (staged.parent / triton_config.FILE).write_text(config, encoding="utf-8")
     target = repository / name
     while True:
         first = _is_new(target, config)
+        if not first:
+            _fit(staged, target)
         version = 1 if first else max(versions(target), default=0) + 1
         manifest = complete(facts, staged, name, version)
         write_manifest(manifest, staged)
@@ -84,20 +86,28 @@ def publish(
         if _renamed(*moved):
             break
     _keep_name(moved[1])
-    served = serving.reconfigure(target, config)
+    served = serving.served_versions(target)[-1]
     removed = serving.remove_old(target, keep) if keep is not None else ()
     return Published(target / str(version), version, manifest["digest"], served, removed)
 
 
-def _add_model_py(staged: Path, config: str) -> None:
-    """Triton's Python back end runs the file of that name in each version's folder."""
-    if triton_config.parse(config).backend == "python":
-        shutil.copyfile(triton_config.PYTHON_MODEL, staged / triton_config.MODEL_PY)
+def _fit(staged: Path, target: Path) -> None:
+    """Prepare a version for the config that its model has; what is served with TensorRT is pinned.
+
+    The engine of the new version comes later (`addition`), and Triton cannot load it before.
+    """
+    config = (target / triton_config.FILE).read_text(encoding="utf-8")
+    if triton_config.parse(config).backend == "tensorrt":
+        serving.pin_served(target)
+    else:
+        _prepare(staged, config)
 
 
-def _check_named_files(staged: Path, config: str) -> None:
-    """Whatever the config tells Triton to open is in the version."""
+def _prepare(staged: Path, config: str) -> None:
+    """Whatever the config tells Triton to open is in the version; `model.py` is put there."""
     parsed = triton_config.parse(config)
+    if parsed.backend == "python":
+        shutil.copyfile(triton_config.PYTHON_MODEL, staged / triton_config.MODEL_PY)
     for file in (parsed.default_model_filename, *parsed.cc_model_filenames.values()):
         if not (staged / file).is_file():
             raise RepositoryError(f"{triton_config.FILE} names {file}, which the version lacks")

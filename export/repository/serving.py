@@ -23,10 +23,13 @@ def served_versions(model: Path) -> list[int]:
     return _served(read_config(model), model)
 
 
-def reconfigure(model: Path, wanted: str) -> int:
-    """Replace the config by `wanted`, but keep a pin; returns the version that is served."""
+def pin_served(model: Path) -> int:
+    """Pin the version that is served now, so that a newer one waits; returns it."""
     with locked(model):
-        config = triton_config.keep_pin(read_config(model), triton_config.parse(wanted))
+        config = read_config(model)
+        version = _served(config, model)[-1]
+        config.ClearField("version_policy")
+        config.version_policy.specific.versions.append(version)
         return replace_config(model, config)
 
 

@@ -22,7 +22,7 @@ MODEL_PY = "model.py"
 PYTHON_MODEL = Path(__file__).with_name("triton_model.py")  # what a version holds as model.py
 TYPES = {"int64": pb.TYPE_INT64, "float32": pb.TYPE_FP32, "uint8": pb.TYPE_UINT8}
 RUNTIMES = ("onnxruntime", "tensorrt", "python")
-CONTRACT = ("name", "platform", "backend", "max_batch_size", "input", "output")
+CONTRACT = ("name", "max_batch_size", "input", "output")
 
 
 @dataclass(frozen=True)

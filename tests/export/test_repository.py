@@ -93,9 +93,10 @@ def test_another_config_under_the_same_name_is_refused_with_the_difference(tmp_p
 
 def test_configs_are_compared_by_meaning(tmp_path: Path) -> None:
     assert difference("# a comment\n" + CONFIG, CONFIG) is None
-    assert difference(CONFIG.replace("onnxruntime", "python"), CONFIG) == (
-        "'backend: \"python\"' there, 'backend: \"onnxruntime\"' here"
+    assert difference(CONFIG.replace('"tiny"', '"small"'), CONFIG) == (
+        "'name: \"small\"' there, 'name: \"tiny\"' here"
     )
+    assert difference(CONFIG.replace("onnxruntime", "python"), CONFIG) is None
     assert difference(CONFIG + "instance_group { count: 2 }", CONFIG) is None
     put(tmp_path)
     (tmp_path / "tiny" / "config.pbtxt").write_text("what: is this")

@@ -66,11 +66,9 @@ def test_a_rollback_to_what_is_not_there_or_not_whole_changes_nothing(three: Pat
 
 def test_a_version_published_while_one_is_pinned_waits(three: Path) -> None:
     rollback(three, "tiny")
-    published = put(three, triton_config("tiny", SIGNATURE, 8, options=ServingOptions(max_queue=5)))
+    published = put(three)
     assert (published.version, published.served) == (4, 2)
-    config = config_of(three)
-    assert config.dynamic_batching.default_queue_policy.max_queue_size == 5
-    assert list(config.version_policy.specific.versions) == [2]
+    assert list(config_of(three).version_policy.specific.versions) == [2]
     (three / "tiny" / "2").rename(three / "two")
     with pytest.raises(RepositoryError, match=r"config\.pbtxt pins 2; the folder holds 1, 3, 4"):
         served_versions(three / "tiny")
@@ -189,6 +187,31 @@ def test_with_tensorrt_the_config_follows_the_engines_of_the_served_version(
     with pytest.raises(RepositoryError, match="1 has no TensorRT engine, which its model is"):
         rollback(three, "tiny")
     assert served_versions(three / "tiny") == [2]
+
+
+def test_what_an_operator_has_configured_survives_the_next_version(three: Path) -> None:
+    serve_with(three, "tiny", "python", ServingOptions(instances=2, max_queue=7))
+    before = (three / "tiny" / "config.pbtxt").read_bytes()
+    published: Published = put(three)
+    assert (published.version, published.served) == (4, 4)
+    assert (three / "tiny" / "config.pbtxt").read_bytes() == before
+    assert "model.py" in check_version(published.folder)["files"]
+
+
+def test_where_tensorrt_serves_a_new_version_waits_for_its_engine(
+    three: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.plan").touch()
+    add_engine(three / "tiny" / "3", tmp_path / "a.plan", "9.0", {})
+    serve_with(three, "tiny", "tensorrt")
+    published: Published = put(three)
+    assert (published.version, published.served) == (4, 3)
+    with pytest.raises(RepositoryError, match="4 has no TensorRT engine"):
+        rollback(three, "tiny", 4)
+    (tmp_path / "b.plan").touch()
+    add_engine(three / "tiny" / "4", tmp_path / "b.plan", "9.0", {})
+    assert rollback(three, "tiny", 4) == 4
+    assert config_of(three).default_model_filename == "b.plan"
 
 
 def test_the_python_runtime_brings_its_model_py(three: Path, tmp_path: Path) -> None:
