@@ -2,20 +2,27 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from serve.accept import JSON, best_format, wants_json
 from serve.admission import ELSEWHERE_S, Admission
+from serve.documentation import GENERATE_DOCS, LIVEZ_DOCS, READYZ_DOCS
 from serve.errors import (
     BodyTooLargeError,
+    DeadlineError,
     FieldError,
     InvalidParametersError,
     NotReadyError,
     UnsupportedMediaTypeError,
 )
+from serve.etag import entity_tag, identity, matches
+from serve.flights import Flight, Flights
 from serve.generate import Answer, Generator, Order, read_order
 from serve.images import MEDIA_TYPES
 from serve.model import Model
@@ -35,47 +42,55 @@ class Gateway:
     model: Model
     generator: Generator
     admission: Admission
+    flights: Flights[Answer] = field(default_factory=Flights)
 
 
 router = APIRouter()
-
-GENERATE_DOCS = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": GenerateRequest.model_json_schema()}},
-    }
-}
 
 
 @router.post("/generate", openapi_extra=GENERATE_DOCS, response_class=Response)
 async def generate(request: Request) -> Response:
     """Pictures from a prompt: one as its bytes, several (or on request) as JSON."""
-    gateway = _gateway(request)
-    deadline_s = _deadline_s(request, gateway.settings)
-    fields = parse_body(await _body(request, gateway.settings.max_body_bytes))
+    gateway = gateway_of(request)
+    deadline_s = read_deadline_s(request, gateway.settings)
+    fields = parse_body(await read_body(request, gateway.settings.max_body_bytes), GenerateRequest)
+    accept = ",".join(request.headers.getlist("accept"))
+    if "format" not in fields.model_fields_set:
+        fields = fields.model_copy(update={"format": best_format(accept)})
     order = read_order(fields, gateway.model, gateway.settings)
-    answer = await _unless_gone(request, gateway.admission, _fill(gateway, order, deadline_s))
+    as_json = len(order.seeds) > 1 or wants_json(accept)
+    key, headers = (
+        identity(order, gateway.model),
+        origin_headers(gateway.model) | {"Vary": "Accept"},
+    )
+    if fields.seed is not None:
+        tag = entity_tag(key, JSON if as_json else MEDIA_TYPES[order.format])
+        headers["ETag"] = tag
+        if matches(request.headers.get("if-none-match"), tag):
+            return Response(status_code=304, headers=headers)
+    answer = await unless_gone(request, gateway.admission, fill(gateway, key, order, deadline_s))
     if answer is None:
         return Response(status_code=CLIENT_CLOSED)
-    if len(answer.pictures) > 1 or _wants_json(request):
-        return _as_json(answer)
-    return _as_bytes(answer)
+    return _as_json(answer, headers) if as_json else _as_bytes(answer, headers)
 
 
-@router.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
+@router.get("/livez", openapi_extra=LIVEZ_DOCS, response_class=PlainTextResponse)
+@router.head("/livez", include_in_schema=False)
 async def livez() -> Response:
     """200 as long as the process answers at all."""
     return PlainTextResponse("alive\n")
 
 
-@router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
+@router.get("/readyz", openapi_extra=READYZ_DOCS, response_class=PlainTextResponse)
+@router.head("/readyz", include_in_schema=False)
 async def readyz(request: Request) -> Response:
     """200 if requests are accepted, else a problem that says why not."""
-    _gateway(request).admission.check_ready()
+    gateway_of(request).admission.check_ready()
     return PlainTextResponse("ready\n")
 
 
-def _gateway(request: Request) -> Gateway:
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that is open; raises NotReadyError before and after."""
     gateway = request.app.state.gateway
     if gateway is None:
         raise NotReadyError("the model is not loaded", ELSEWHERE_S)
@@ -83,12 +98,28 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
-async def _fill(gateway: Gateway, order: Order, deadline_s: float) -> Answer:
-    with gateway.admission.admit(len(order.seeds), deadline_s):
-        return await gateway.generator.generate(order)
+async def fill(gateway: Gateway, key: str, order: Order, deadline_s: float) -> Answer:
+    """The order's pictures: from the identical order that is in flight, else made now."""
+    end = time.perf_counter() + deadline_s
+    while (flight := gateway.flights.find(key)) is not None:
+        gateway.admission.check_shared(flight.left_s, end - time.perf_counter())
+        try:
+            return await flight.result()
+        except DeadlineError:
+            deadline_s = end - time.perf_counter()  # who began it had less time than this one
+    return await _begin(gateway, key, order, deadline_s).result()
 
 
-async def _unless_gone(
+def _begin(gateway: Gateway, key: str, order: Order, deadline_s: float) -> Flight[Answer]:
+    """Admit an order, or raise; it holds its places for as long as its task runs."""
+    places = ExitStack()
+    wait_s = places.enter_context(gateway.admission.admit(len(order.seeds), deadline_s))
+    task = asyncio.ensure_future(gateway.generator.generate(order, deadline_s))
+    task.add_done_callback(lambda _: places.close())
+    return gateway.flights.begin(key, task, wait_s)
+
+
+async def unless_gone(
     request: Request, admission: Admission, work: Coroutine[None, None, Answer]
 ) -> Answer | None:
     """The work's result; None, and the work cancelled, if the client goes away before.
@@ -113,7 +144,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _body(request: Request, limit_bytes: int) -> bytes:
+async def read_body(request: Request, limit_bytes: int) -> bytes:
     """The body; refused by its declared length before it is read, and while it is."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
@@ -132,7 +163,8 @@ async def _body(request: Request, limit_bytes: int) -> bytes:
     return body
 
 
-def _deadline_s(request: Request, settings: Settings) -> float:
+def read_deadline_s(request: Request, settings: Settings) -> float:
+    """Seconds that the caller gives, else the settings; raises InvalidParametersError."""
     value = request.headers.get(DEADLINE_HEADER)
     if value is None:
         return settings.deadline_ms / 1e3
@@ -142,26 +174,39 @@ def _deadline_s(request: Request, settings: Settings) -> float:
     return int(value) / 1e3
 
 
-def _wants_json(request: Request) -> bool:
-    """Whether Accept lists application/json by name, and not with q=0."""
-    for entry in request.headers.get("accept", "").lower().split(","):
-        media_type, *parameters = (part.strip() for part in entry.split(";"))
-        if media_type == "application/json":
-            return "q=0" not in parameters
-    return False
+def timing(answer: Answer) -> str:
+    """Server-Timing of an answer with pictures, in milliseconds."""
+    stages = {
+        "queue": answer.queue_s,
+        "tokenize": answer.tokenize_s,
+        "infer": answer.infer_s,
+        "encode": answer.encode_s,
+    }
+    return ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in stages.items())
 
 
-def _as_bytes(answer: Answer) -> Response:
+def base64_of(answer: Answer) -> list[str]:
+    """The pictures' files in base64."""
+    return [base64.b64encode(picture.data).decode("ascii") for picture in answer.pictures]
+
+
+def origin_headers(model: Model) -> dict[str, str]:
+    """Which artefact answers."""
+    return {"X-Model": model.label, "X-Digest": model.manifest.digest}
+
+
+def _as_bytes(answer: Answer, headers: dict[str, str]) -> Response:
     picture = answer.pictures[0]
-    headers = {**_headers(answer), "X-Seed": str(picture.origin.seed)}
+    seed = str(picture.origin.seed)
+    headers = headers | {"X-Seed": seed, "Server-Timing": timing(answer)}
     return Response(picture.data, headers=headers, media_type=MEDIA_TYPES[picture.format])
 
 
-def _as_json(answer: Answer) -> Response:
+def _as_json(answer: Answer, headers: dict[str, str]) -> Response:
     first = answer.pictures[0]
     images = [
-        {"seed": picture.origin.seed, "image": base64.b64encode(picture.data).decode("ascii")}
-        for picture in answer.pictures
+        {"seed": picture.origin.seed, "image": data}
+        for picture, data in zip(answer.pictures, base64_of(answer), strict=True)
     ]
     content = {
         "model": first.origin.model,
@@ -169,16 +214,4 @@ def _as_json(answer: Answer) -> Response:
         "media_type": MEDIA_TYPES[first.format],
         "images": images,
     }
-    return JSONResponse(content, headers=_headers(answer))
-
-
-def _headers(answer: Answer) -> dict[str, str]:
-    origin = answer.pictures[0].origin
-    stages = {
-        "queue": answer.queue_s,
-        "tokenize": answer.tokenize_s,
-        "infer": answer.infer_s,
-        "encode": answer.encode_s,
-    }
-    timing = ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in stages.items())
-    return {"X-Model": origin.model, "X-Digest": origin.digest, "Server-Timing": timing}
+    return JSONResponse(content, headers=headers | {"Server-Timing": timing(answer)})

@@ -1,0 +1,253 @@
+"""What the OpenAPI document says of each route: parameters, bodies, every status, with examples.
+
+The errors come from the table in `problems`, so a new one is documented by being there.
+"""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+from serve import errors, problems
+from serve.errors import FieldError, RetryableError, ServeError
+from serve.images import FORMATS, MEDIA_TYPES
+from serve.problems import STATUSES, V1_STATUSES
+from serve.schemas import Body, GenerateRequest, ImagesRequest
+from serve.stamps import REQUEST_ID, REQUEST_ID_HEADER
+
+Docs = dict[str, Any]
+
+EXAMPLE_ID = "7f3a9c0e5d1b4e1f8f0c2b6a9d4e7c31"
+EXAMPLE_DIGEST = "dd9a41cea7592db4040fe197a1255812bf7f567c0b0aca5e4cf4584cbf67fae4"
+EXAMPLE_PNG = "iVBORw0KGgo="  # the first bytes of any
+EXAMPLE_FIELD = FieldError("seed", "is -1: input should be greater than or equal to 0")
+EXAMPLE_MODEL = {
+    "id": "shapes",
+    "object": "model",
+    "created": 1_790_000_000,
+    "owned_by": "singlepass",
+    "version": 1,
+    "digest": EXAMPLE_DIGEST,
+    "sizes": ["64x64"],
+}
+
+ALWAYS = (errors.InvalidParametersError,)  # for the request's id
+READY = (*ALWAYS, errors.NotReadyError)
+PICTURES = tuple(kind for kind in STATUSES if kind is not errors.UnknownModelError)
+
+
+def _object(required: dict[str, Docs], optional: dict[str, Docs] | None = None) -> Docs:
+    properties = required | (optional or {})
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+STRING: Docs = {"type": "string"}
+NULLABLE: Docs = {"type": ["string", "null"]}
+INTEGER: Docs = {"type": "integer"}
+BYTES: Docs = {"type": "string", "contentEncoding": "base64"}
+PROBLEM = _object(
+    {"type": STRING, "title": STRING, "status": INTEGER, "detail": STRING, "request_id": STRING},
+    {"errors": {"type": "array", "items": _object({"name": STRING, "detail": STRING})}},
+)
+V1_ERROR = _object(
+    {"error": _object({"message": STRING, "type": STRING, "param": NULLABLE, "code": STRING})}
+)
+PICTURES_JSON = _object(
+    {
+        "model": STRING,
+        "digest": STRING,
+        "media_type": {"enum": list(MEDIA_TYPES.values())},
+        "images": {"type": "array", "items": _object({"seed": INTEGER, "image": BYTES})},
+    }
+)
+V1_IMAGES = _object(
+    {
+        "created": INTEGER,
+        "data": {"type": "array", "items": _object({"b64_json": BYTES, "seed": INTEGER})},
+        "background": {"const": "opaque"},
+        "output_format": {"enum": list(FORMATS)},
+        "size": STRING,
+    }
+)
+V1_MODEL = _object(
+    {
+        "id": STRING,
+        "object": {"const": "model"},
+        "created": INTEGER,
+        "owned_by": STRING,
+        "version": INTEGER,
+        "digest": STRING,
+        "sizes": {"type": "array", "items": STRING},
+    }
+)
+V1_MODELS = _object({"object": {"const": "list"}, "data": {"type": "array", "items": V1_MODEL}})
+
+
+def _headers(**described: str) -> Docs:
+    """Headers of an answer; every answer has the request's id and the time it took."""
+    everywhere = {
+        REQUEST_ID_HEADER: "the request's id",
+        "Server-Timing": "milliseconds: total, and of pictures queue, tokenize, infer, encode",
+    }
+    named = everywhere | {name.replace("_", "-"): text for name, text in described.items()}
+    return {name: {"description": text, "schema": STRING} for name, text in named.items()}
+
+
+ORIGIN = {"X_Model": "name and version", "X_Digest": "SHA-256 that identifies the artefact"}
+ETAG = {"ETag": "strong; where the request had a seed", "Vary": "Accept"}
+
+
+def _json(schema: Docs, example: object) -> Docs:
+    return {"application/json": {"schema": schema, "example": example}}
+
+
+def _body(kind: type[Body], examples: dict[str, Docs]) -> Docs:
+    named = {name: {"value": value} for name, value in examples.items()}
+    content = {"schema": kind.model_json_schema(), "examples": named}
+    return {"required": True, "content": {"application/json": content}}
+
+
+def _parameter(name: str, text: str, schema: Docs, where: str = "header") -> Docs:
+    required = where == "path"
+    return {"name": name, "in": where, "required": required, "description": text, "schema": schema}
+
+
+REQUEST_ID_PARAMETER = _parameter(
+    REQUEST_ID_HEADER,
+    "comes back with the answer; made up if not given",
+    {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"},
+)
+DEADLINE = _parameter(
+    "X-Deadline-Ms",
+    "refused at once if it cannot be met",
+    {"type": "integer", "minimum": 1, "maximum": 86_400_000},
+)
+IF_NONE_MATCH = _parameter("If-None-Match", "304 if it lists the ETag; needs a seed", STRING)
+
+
+def _refusals(kinds: Iterable[type[ServeError]], v1: bool = False) -> Docs:
+    """The answers to errors of these kinds, and to bugs, by status."""
+    rows = [(*STATUSES[kind], kind) for kind in kinds] + [(*problems.BUG[:2], ServeError)]
+    answers: Docs = {}
+    media_type = "application/json" if v1 else problems.MEDIA_TYPE
+    for status, slug, kind in rows:
+        shown = V1_STATUSES.get(status, status) if v1 else status
+        answer = answers.setdefault(
+            str(shown),
+            {
+                "description": HTTPStatus(shown).phrase,
+                "headers": _headers(),
+                "content": {media_type: {"schema": V1_ERROR if v1 else PROBLEM, "examples": {}}},
+            },
+        )
+        if issubclass(kind, RetryableError):
+            answer["headers"] |= _headers(Retry_After="whole seconds, 1 at least")
+        answer["content"][media_type]["examples"][slug] = {"value": _example(shown, slug, kind, v1)}
+    return answers
+
+
+def _example(status: int, slug: str, kind: type[ServeError], v1: bool) -> Docs:
+    detail = problems.BUG[2] if kind is ServeError else str(kind.__doc__).partition("\n")[0]
+    fields: tuple[FieldError, ...] = ()
+    if kind is errors.InvalidParametersError:
+        fields = (EXAMPLE_FIELD,)
+        detail = f"{EXAMPLE_FIELD.name}: {EXAMPLE_FIELD.detail}"
+    if v1:
+        return problems.v1_error(status, slug, detail, fields)
+    return problems.problem(status, slug, detail, fields, EXAMPLE_ID)
+
+
+def _picture(media_type: str) -> Docs:
+    return {"schema": {"type": "string", "format": "binary", "contentMediaType": media_type}}
+
+
+GENERATE_DOCS: Docs = {
+    "parameters": [REQUEST_ID_PARAMETER, DEADLINE, IF_NONE_MATCH],
+    "requestBody": _body(
+        GenerateRequest,
+        {
+            "one picture": {"prompt": "a small red circle on the left", "seed": 1},
+            "several": {"prompt": "a red shape", "num_images": 4, "format": "webp", "quality": 80},
+        },
+    ),
+    "responses": {
+        "200": {
+            "description": "One picture as its bytes; several, or by Accept, as JSON",
+            "headers": _headers(X_Seed="the seed, of one picture", **ORIGIN, **ETAG),
+            "content": {kind: _picture(kind) for kind in MEDIA_TYPES.values()}
+            | _json(
+                PICTURES_JSON,
+                {
+                    "model": "shapes/1",
+                    "digest": EXAMPLE_DIGEST,
+                    "media_type": "image/png",
+                    "images": [{"seed": 1, "image": EXAMPLE_PNG}],
+                },
+            ),
+        },
+        "304": {
+            "description": "The caller has these very bytes; nothing was computed",
+            "headers": _headers(**ORIGIN, **ETAG),
+        },
+        **_refusals(PICTURES),
+    },
+}
+IMAGES_DOCS: Docs = {
+    "parameters": [REQUEST_ID_PARAMETER, DEADLINE],
+    "requestBody": _body(
+        ImagesRequest,
+        {
+            "one picture": {"prompt": "a small red circle on the left", "model": "shapes"},
+            "several": {"prompt": "a red shape", "n": 4, "output_format": "jpeg", "seed": 1},
+        },
+    ),
+    "responses": {
+        "200": {
+            "description": "Pictures in base64; `seed` is an extension",
+            "headers": _headers(**ORIGIN),
+            "content": _json(
+                V1_IMAGES,
+                {
+                    "created": 1_790_000_000,
+                    "data": [{"b64_json": EXAMPLE_PNG, "seed": 1}],
+                    "background": "opaque",
+                    "output_format": "png",
+                    "size": "64x64",
+                },
+            ),
+        },
+        **_refusals(STATUSES, v1=True),
+    },
+}
+
+
+def _looked_up(
+    schema: Docs, example: Docs, kinds: Iterable[type[ServeError]], *parameters: Docs
+) -> Docs:
+    """A GET under /v1."""
+    found = {
+        "description": HTTPStatus.OK.phrase,
+        "headers": _headers(),
+        "content": _json(schema, example),
+    }
+    responses = {"200": found, **_refusals(kinds, v1=True)}
+    return {"parameters": [REQUEST_ID_PARAMETER, *parameters], "responses": responses}
+
+
+MODELS_DOCS = _looked_up(V1_MODELS, {"object": "list", "data": [EXAMPLE_MODEL]}, READY)
+MODEL_DOCS = _looked_up(
+    V1_MODEL,
+    EXAMPLE_MODEL,
+    (*READY, errors.UnknownModelError),
+    _parameter("id", "name, or name and version", STRING, "path"),
+)
+
+
+def _probe(example: str, kinds: Iterable[type[ServeError]]) -> Docs:
+    text = {"text/plain": {"schema": STRING, "example": example}}
+    found = {"description": HTTPStatus.OK.phrase, "headers": _headers(), "content": text}
+    responses = {"200": found, **_refusals(kinds)}
+    return {"parameters": [REQUEST_ID_PARAMETER], "responses": responses}
+
+
+LIVEZ_DOCS = _probe("alive\n", ALWAYS)
+READYZ_DOCS = _probe("ready\n", READY)

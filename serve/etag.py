@@ -1,0 +1,43 @@
+"""A picture is a pure function: the name of its value, known before it is computed."""
+
+import hashlib
+import json
+import re
+
+import serve
+from serve.generate import Order
+from serve.images import encoder_versions
+from serve.model import Model
+
+ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+
+def identity(order: Order, model: Model) -> str:
+    """SHA-256 in hex over all that the bytes of an order's pictures hang on.
+
+    The artefact and its name, prompt, seeds, size, format, quality, this release, the encoders.
+    """
+    parts = (
+        model.manifest.digest,
+        model.label,
+        order.prompt,
+        order.seeds,
+        order.size,
+        order.format,
+        order.quality,
+        serve.__version__,
+        encoder_versions(),
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def entity_tag(identity: str, media_type: str) -> str:
+    """The strong entity tag of those pictures in an answer of a media type."""
+    return f'"{hashlib.sha256(f"{identity} {media_type}".encode()).hexdigest()[:40]}"'
+
+
+def matches(if_none_match: str | None, tag: str) -> bool:
+    """Whether an If-None-Match lists the tag, or is `*`; a weak one compares as a strong one."""
+    if if_none_match is None:
+        return False
+    return if_none_match.strip() == "*" or tag in ENTITY_TAG.findall(if_none_match)
