@@ -30,11 +30,11 @@ class Admission:
         if self.draining:
             raise NotReadyError("the gateway is draining and accepts nothing new", ELSEWHERE_S)
         if not self._backend.ready:
-            raise NotReadyError("the model is not loaded", ELSEWHERE_S)
+            raise NotReadyError(self._backend.why_not, ELSEWHERE_S)
 
     @contextmanager
-    def admit(self, pictures: int, deadline_s: float) -> Iterator[None]:
-        """Hold places for a request's pictures while it is answered.
+    def admit(self, pictures: int, deadline_s: float) -> Iterator[float]:
+        """Hold places for a request's pictures while they are made; gives the seconds to wait.
 
         Raises NotReadyError, QueueFullError or DeadlineError at once, never after waiting.
         """
@@ -43,9 +43,22 @@ class Admission:
         self._check_deadline(pictures, deadline_s)
         self._open += pictures
         try:
-            yield
+            yield self._backend.wait_s(pictures)
         finally:
             self._open -= pictures
+
+    def check_shared(self, wait_s: float, deadline_s: float) -> None:
+        """Raise NotReadyError or DeadlineError unless a caller may await pictures in work.
+
+        They hold their places already, and are done in `wait_s` seconds.
+        """
+        self.check_ready()
+        if wait_s > deadline_s:
+            raise DeadlineError(
+                f"in work for another caller and ready in {wait_s * 1e3:.0f} ms, "
+                f"the deadline is {deadline_s * 1e3:.0f} ms",
+                retry_after_s=wait_s,
+            )
 
     def _check_queue(self, pictures: int) -> None:
         excess = self._open + pictures - self._max_queue

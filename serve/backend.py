@@ -1,6 +1,7 @@
 """The seam between the gateway and what makes pictures: one protocol, as small as it can be."""
 
 import asyncio
+import math
 from typing import NamedTuple, Protocol
 
 from serve.images import Pixels
@@ -22,6 +23,10 @@ class Backend(Protocol):
     def ready(self) -> bool:
         """Whether pictures can be made now."""
 
+    @property
+    def why_not(self) -> str:
+        """Where it is not ready: why, in one sentence for who asks."""
+
     async def start(self) -> None:
         """Open what is needed; raises RepositoryError if the graph cannot be served."""
 
@@ -31,8 +36,9 @@ class Backend(Protocol):
     def wait_s(self, pictures: int) -> float:
         """Seconds until that many further pictures would be made, behind those that wait."""
 
-    def infer(self, feeds: Feeds) -> "asyncio.Future[Inferred]":
+    def infer(self, feeds: Feeds, within_s: float = math.inf) -> "asyncio.Future[Inferred]":
         """Queue one picture, now. To cancel the future is to take it out of the queue.
 
-        The future fails with InferenceError if the batch of this picture fails.
+        Nobody waits longer than `within_s`; a back end may drop the picture then. The future fails
+        with InferenceError if the picture cannot be made, or with a RetryableError if not now.
         """

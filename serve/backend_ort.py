@@ -1,6 +1,7 @@
 """The back end in this process: ONNX Runtime on the CPU, behind the micro-batcher."""
 
 import asyncio
+import math
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,11 @@ class OrtBackend:
         """Whether it has started and not been closed."""
         return self._batcher is not None
 
+    @property
+    def why_not(self) -> str:
+        """Why it is not ready."""
+        return "the model is not loaded"
+
     async def start(self) -> None:
         """Open the graph and measure it, off the event loop."""
         times = await asyncio.to_thread(self._open)
@@ -62,8 +68,8 @@ class OrtBackend:
         assert self._batcher is not None, "wait_s before start or after close"
         return self._batcher.wait_s(pictures)
 
-    def infer(self, feeds: Feeds) -> "asyncio.Future[Inferred]":
-        """Queue one picture."""
+    def infer(self, feeds: Feeds, within_s: float = math.inf) -> "asyncio.Future[Inferred]":
+        """Queue one picture. Admission has foretold that it is made in time: none is dropped."""
         assert self._batcher is not None, "infer before start or after close"
         return self._batcher.submit(feeds)
 

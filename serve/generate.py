@@ -1,6 +1,7 @@
 """From a request to pictures: the one path, for HTTP and for the command line alike."""
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -110,14 +111,17 @@ class Generator:
         """Let the encoding threads go."""
         self._encoders.shutdown(wait=False, cancel_futures=True)
 
-    async def generate(self, order: Order) -> Answer:
-        """The order's pictures; raises InferenceError. Cancelling takes them out of the queue."""
+    async def generate(self, order: Order, within_s: float = math.inf) -> Answer:
+        """The order's pictures, for somebody who waits `within_s` for them.
+
+        Raises InferenceError or a RetryableError. Cancelling takes them out of the queue.
+        """
         start = time.perf_counter()
         feeds: list[Feeds] = [
             {**order.ids, "noise": self._model.noise(seed, order.size)} for seed in order.seeds
         ]
         drawn = time.perf_counter()
-        inferred = await self._infer(feeds)
+        inferred = await self._infer(feeds, within_s - (drawn - start))
         made = time.perf_counter()
         pictures = await asyncio.gather(
             *(
@@ -133,8 +137,8 @@ class Generator:
             encode_s=time.perf_counter() - made,
         )
 
-    async def _infer(self, feeds: list[Feeds]) -> list[Inferred]:
-        futures = [self._backend.infer(one) for one in feeds]
+    async def _infer(self, feeds: list[Feeds], within_s: float) -> list[Inferred]:
+        futures = [self._backend.infer(one, within_s) for one in feeds]
         try:
             return await asyncio.gather(*futures)
         finally:

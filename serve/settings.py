@@ -2,15 +2,17 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serve.errors import SettingsError
 
 PREFIX = "SINGLEPASS_"
+HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +34,22 @@ class Settings(BaseModel):
     max_prompt_chars: int = Field(2_000, ge=1, le=10_000, description="characters in one prompt")
     max_body_bytes: int = Field(65_536, ge=256, le=2**26, description="bytes in one request body")
     encode_workers: int = Field(2, ge=1, le=256, description="threads that encode pictures")
+    triton: str | None = Field(None, description="HOST:PORT of Triton's gRPC; None: no Triton")
     threads: int = Field(0, ge=0, le=1024, description="threads in one model call; 0: all cores")
     drain_s: float = Field(30.0, ge=0, le=3600, description="seconds to finish work after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe messages that are logged"
     )
+
+    @field_validator("triton")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        host, _, port = value.rpartition(":")
+        if not HOST.fullmatch(host) or not (port.isdecimal() and 1 <= int(port[:6]) <= 65535):
+            raise ValueError("allowed is HOST:PORT, as in triton:8001")
+        return value
 
     @model_validator(mode="after")
     def _queue_holds_one_request(self) -> Self:
@@ -80,5 +93,6 @@ def _sentence(error: Any, names: Mapping[str, str]) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
     key = str(error["loc"][0])
-    text = error["msg"][0].lower() + error["msg"][1:]
+    text = str(error["msg"]).removeprefix("Value error, ")
+    text = text[0].lower() + text[1:]
     return f"{names.get(key, key)} is {str(error['input'])!r}: {text}"

@@ -1,6 +1,7 @@
 """A back end that takes a function, and a client of an application with its lifespan."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -30,6 +31,8 @@ class FakeBackend:
         self.queue_s = wait_s
         self.each_s = each_s
         self.ready = False
+        self.why_not = "the model is not loaded"
+        self.within_s: list[float] = []
         self.pending: set[asyncio.Future[Inferred]] = set()
 
     async def start(self) -> None:
@@ -41,7 +44,8 @@ class FakeBackend:
     def wait_s(self, pictures: int) -> float:
         return self.queue_s + pictures * self.each_s
 
-    def infer(self, feeds: Feeds) -> asyncio.Future[Inferred]:
+    def infer(self, feeds: Feeds, within_s: float = math.inf) -> asyncio.Future[Inferred]:
+        self.within_s.append(within_s)
         future = asyncio.ensure_future(self._infer(feeds))
         self.pending.add(future)
         future.add_done_callback(self.pending.discard)

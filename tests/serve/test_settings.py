@@ -1,6 +1,7 @@
 """Settings from the environment and from overrides."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,16 @@ def test_settings_are_frozen_and_described():
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize("address", ["triton:8001", "10.0.0.1:1", "[::1]:8001", "a-b.c_d:65535"])
+def test_an_address_of_triton_is_a_host_and_a_port(address):
+    assert Settings.from_environment({"triton": address}).triton == address
+
+
+@pytest.mark.parametrize("address", ["", "triton", "triton:0", "http://t:1", "t:70000", "::1:80"])
+def test_another_address_of_triton_is_refused_with_what_is_allowed(monkeypatch, address):
+    monkeypatch.setenv("SINGLEPASS_TRITON", address)
+    sentence = f"SINGLEPASS_TRITON is {address!r}: allowed is HOST:PORT, as in triton:8001"
+    with pytest.raises(SettingsError, match=f"^{re.escape(sentence)}$"):
+        Settings.from_environment()
