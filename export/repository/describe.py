@@ -93,7 +93,7 @@ def _version(folder: Path) -> str:
         "decoder": _pairs(manifest.get("decoder", {})),
         "gate": _level(manifest),
         "ms per call": _pairs(manifest.get("service_ms", {})),
-        "made from": _pairs(manifest.get("source", {})),
+        "made from": _origin(manifest.get("source", {})),
         "made with": _pairs(manifest.get("versions", {})),
     }
     lines = [f"{model}: {manifest.get('task', 'not said')}"]
@@ -103,7 +103,7 @@ def _version(folder: Path) -> str:
     for capability, engine in sorted(manifest.get("engines", {}).items()):
         built = f"{engine.get('gpu', 'not said')}, TensorRT {engine.get('tensorrt', 'not said')}"
         lines.append(f"  {'engine':16}{capability}: {engine['file']}, {built}")
-    return "\n".join([*lines, f"  {'whole':16}{_whole(folder)}"])
+    return "\n".join([*lines, f"  {'files':16}{_whole(folder)}"])
 
 
 def _whole(version: Path) -> str:
@@ -134,4 +134,21 @@ def _one_step(step: dict[str, Any]) -> str:
 
 
 def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or UNSAID
+    return ", ".join(f"{name} {_short(value)}" for name, value in values.items()) or UNSAID
+
+
+def _short(value: Any) -> str:
+    """A number to four digits, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _origin(source: dict[str, Any]) -> str:
+    """Names and beginnings of digests; the options of the graph are told elsewhere."""
+    told = {
+        name.removesuffix("_sha256") + " sha256" if name.endswith("_sha256") else name: (
+            value[:SHORT] if name.endswith("_sha256") else value
+        )
+        for name, value in source.items()
+        if name != "options"
+    }
+    return _pairs(told)

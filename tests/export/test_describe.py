@@ -152,7 +152,7 @@ def test_a_version_is_everything_its_manifest_says(repository: Path, tmp_path: P
         "1 12.5",
         "model.sm90.plan, 6 bytes",
         "9.0: model.sm90.plan, NVIDIA H200, TensorRT 10.16",
-        "  whole           whole",
+        "  files           whole",
     ):
         assert line in text
     assert "decoder" not in text
