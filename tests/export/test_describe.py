@@ -146,7 +146,7 @@ def test_a_version_is_everything_its_manifest_says(repository: Path, tmp_path: P
     text = describe(version)
     for line in (
         "shapes/2: text-to-image",
-        "dmd2: timestep 399, predicts epsilon, noise 1.5, prediction -1.0",
+        "dmd2: timestep 399, predicts epsilon, noise 1.5, prediction -1",
         "unet float16, vae bfloat16",
         "within 2 levels",
         "1 12.5",
