@@ -31,6 +31,7 @@ class Server:
     client: triton.InferenceServerClient
     url: str
     log_file: Path
+    process: subprocess.Popen[bytes]
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
@@ -38,6 +39,11 @@ class Server:
     def load(self, model: str) -> None:
         """Load a model as it lies in the repository now; every version that is served is ready."""
         self.client.load_model(model)
+
+    def kill(self) -> None:
+        """End it at once, with the processes of its back ends, as when its machine dies."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def refusal(self, model: str) -> str:
         """What the server says when it cannot load the model."""
@@ -64,9 +70,11 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def running(repository: Path, log_file: Path, *options: str) -> Iterator[Server]:
-    """Start on free ports, wait until ready, stop at the end."""
-    http, grpc = _free_port(), _free_port()
+def running(
+    repository: Path, log_file: Path, *options: str, port: int | None = None
+) -> Iterator[Server]:
+    """Start with gRPC on `port`, or on a free one, wait until ready, stop at the end."""
+    http, grpc = free_port(), port or free_port()
     command = [
         _home() / "bin" / "tritonserver",
         f"--model-repository={repository}",
@@ -82,13 +90,15 @@ def running(repository: Path, log_file: Path, *options: str) -> Iterator[Server]
         *options,
     ]
     with log_file.open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment())
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=_environment(), start_new_session=True
+        )
     url = f"127.0.0.1:{grpc}"
     try:
         _wait_for_port(process, grpc, log_file)
         with triton.InferenceServerClient(url) as client:
             _wait_until_ready(process, client, log_file)
-            yield Server(repository, client, url, log_file)
+            yield Server(repository, client, url, log_file, process)
     finally:
         _stop(process)
 
@@ -113,7 +123,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
