@@ -27,15 +27,15 @@ RETRY_AFTER_S = 1.0
 TRANSPORT_BYTES = 2**31 - 1
 RETRY_BUFFER_BYTES = 2**24  # the noise of a large picture must fit, or gRPC does not repeat it
 
-# A picture is a pure function of its inputs, so gRPC may ask again, once, elsewhere; while many
-# requests fail it stops doing so.
+# A picture is a pure function of its inputs, so gRPC may ask again, twice, in turn; it stops doing so
+# while more requests fail than are answered.
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [{"service": "inference.GRPCInferenceService", "method": "ModelInfer"}],
             "retryPolicy": {
-                "maxAttempts": 2,
+                "maxAttempts": 3,
                 "initialBackoff": "0.02s",
                 "maxBackoff": "0.1s",
                 "backoffMultiplier": 2,
@@ -43,7 +43,7 @@ SERVICE_CONFIG = {
             },
         }
     ],
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 1},
 }
 CHANNEL = [
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
@@ -56,6 +56,10 @@ CHANNEL = [
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
+    # A server that is frozen, or whose machine is gone, is found by pings. None is sent while it
+    # answers the probes, so that its limit on pings is never met.
+    ("grpc.keepalive_time_ms", 3000),
+    ("grpc.keepalive_timeout_ms", 3000),
 ]
 
 log = logging.getLogger(__name__)
