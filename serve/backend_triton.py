@@ -27,8 +27,8 @@ RETRY_AFTER_S = 1.0
 TRANSPORT_BYTES = 2**31 - 1
 RETRY_BUFFER_BYTES = 2**24  # the noise of a large picture must fit, or gRPC does not repeat it
 
-# A picture is a pure function of its inputs, so gRPC may ask again, twice, in turn; it stops doing so
-# while more requests fail than are answered.
+# A picture is a pure function of its inputs, so gRPC may ask again, twice, of the servers in turn;
+# it stops doing so while more requests fail than are answered.
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -59,7 +59,7 @@ CHANNEL = [
     # A server that is frozen, or whose machine is gone, is found by pings. None is sent while it
     # answers the probes, so that its limit on pings is never met.
     ("grpc.keepalive_time_ms", 3000),
-    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.ping_timeout_ms", 4000),
 ]
 
 log = logging.getLogger(__name__)

@@ -79,6 +79,26 @@ def test_a_full_queue_of_triton_is_429(server, publish_shapes) -> None:
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
 
 
+def test_a_frozen_triton_is_noticed_and_what_it_holds_is_answered(server, publish_shapes) -> None:
+    publish_shapes("frozen")
+    server.load("frozen")
+    with gateway(server.repository, "frozen", server.url) as client, ThreadPoolExecutor(1) as pool:
+        ready_s(client)
+        right = client.post("/generate", json=body(1)).content
+        with server.frozen():
+            start = time.monotonic()
+            held = pool.submit(client.post, "/generate", json=body(2))
+            while client.get("/readyz").status_code == 200:
+                assert time.monotonic() - start < 5
+                time.sleep(0.05)
+            assert client.post("/generate", json=body(1)).status_code == 503
+            answer = held.result()
+            assert time.monotonic() - start < 12
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert ready_s(client) < 5
+        assert client.post("/generate", json=body(1)).content == right
+
+
 class Load:
     """Callers that ask again and again, and what each was answered after how many seconds."""
 
