@@ -37,23 +37,27 @@ def run_gateway(settings: Settings, backend: Backend | None = None) -> int:
 
 async def _serve(settings: Settings, backend: Backend | None) -> int:
     app = create_app(settings, backend)
-    with _listen(settings) as listener:
+    with listen(settings) as listener:
         async with app.router.lifespan_context(app):
             server = DrainingServer(app, settings)
             await server.serve(sockets=[listener])
             return 1 if server.gateway.admission.stopped.is_set() else 0
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket; raises SettingsError where the address cannot be had."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        listener = socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise SettingsError(
             f"cannot listen on host {settings.host}, port {settings.port}: {error.strerror}"
         ) from None
+    # asyncio sends small answers at once only on sockets whose protocol is known to be TCP, which
+    # create_server leaves open; without this each answer waits 40 ms for an acknowledgement
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach())
 
 
 class DrainingServer(uvicorn.Server):

@@ -1,5 +1,6 @@
 """The gateway as a process: what it prints, and how it leaves."""
 
+import asyncio
 import os
 import re
 import shlex
@@ -19,7 +20,7 @@ import httpx
 import pytest
 
 from serve.errors import RepositoryError, SettingsError
-from serve.run import run_gateway
+from serve.run import listen, run_gateway
 from serve.settings import Settings
 
 RED = {"prompt": "a red circle", "seed": 1}
@@ -43,7 +44,8 @@ def process(repository: Path, release: Path, drain_s: float) -> Iterator[tuple]:
 
 def signalled(running: subprocess.Popen, client: httpx.Client, pictures: int, pool):
     """Ask for pictures, wait until all are accepted, send SIGTERM, wait until it is noticed."""
-    asked = [pool.submit(client.post, "/generate", json=RED) for _ in range(pictures)]
+    bodies = [RED | {"seed": seed} for seed in range(pictures)]  # equal ones would be one
+    asked = [pool.submit(client.post, "/generate", json=body) for body in bodies]
     for _ in asked:
         assert running.stdout.readline() == "accepted\n"
     running.send_signal(signal.SIGTERM)
@@ -144,3 +146,22 @@ def test_the_gateway_loads_no_training_library():
     )
     training = {"torch", "diffusers", "transformers", "onnx", "safetensors", "accelerate"}
     assert not training & set(listed.stdout.split())
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement():
+    seen = []
+
+    async def scenario():
+        def accepted(reader, writer):
+            accepted_socket = writer.get_extra_info("socket")
+            seen.append(accepted_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listen(Settings(port=0)) as listener:
+            async with await asyncio.start_server(accepted, sock=listener):
+                reader, writer = await asyncio.open_connection(*listener.getsockname())
+                await reader.read()
+                writer.close()
+
+    asyncio.run(scenario())
+    assert seen == [1]
