@@ -52,6 +52,10 @@ class InvalidParametersError(RequestError):
         return cls("; ".join(f"{error.name}: {error.detail}" for error in errors), errors)
 
 
+class UnknownModelError(RequestError):
+    """The model that was asked for is not served here."""
+
+
 class RetryableError(ServeError):
     """Not now: the same request may be answered after `retry_after_s` seconds."""
 

@@ -1,5 +1,6 @@
 """Pixels to PNG, JPEG or WebP bytes: a pure function, with the recipe written into the picture."""
 
+import functools
 import io
 import json
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 Format = Literal["png", "jpeg", "webp"]
@@ -41,6 +42,13 @@ def encode(pixels: Pixels, format: Format, quality: int | None, origin: Origin) 
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format.upper(), **_options(format, quality, origin))
     return out.getvalue()
+
+
+@functools.cache
+def encoder_versions() -> str:
+    """The encoders of this machine; with others, equal pixels may become other bytes."""
+    libraries = ("pil", "zlib", "zlib_ng", "jpg", "libjpeg_turbo", "webp")
+    return ", ".join(f"{name} {features.version(name)}" for name in libraries)
 
 
 def _options(format: Format, quality: int | None, origin: Origin) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import pytest
 from fake_backend import FakeBackend, client_of
 
 from serve.app import create_app
@@ -12,9 +13,9 @@ async def never(feeds):
     await asyncio.Event().wait()
 
 
-async def post_and_leave(app, backend: FakeBackend) -> list[dict]:
+async def post_and_leave(app, backend: FakeBackend, path: str, fields: dict) -> list[dict]:
     """One POST over bare ASGI; the client is gone once its pictures wait in the back end."""
-    body = json.dumps({"prompt": "a red circle", "num_images": 3}).encode()
+    body = json.dumps({"prompt": "a red circle"} | fields).encode()
     sent: list[dict] = []
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -31,7 +32,7 @@ async def post_and_leave(app, backend: FakeBackend) -> list[dict]:
     scope = {
         "type": "http",
         "method": "POST",
-        "path": "/generate",
+        "path": path,
         "query_string": b"",
         "headers": [(b"content-type", b"application/json")],
     }
@@ -39,12 +40,15 @@ async def post_and_leave(app, backend: FakeBackend) -> list[dict]:
     return sent
 
 
-def test_pictures_of_a_client_that_went_away_leave_the_queue(settings):
+@pytest.mark.parametrize(
+    ("path", "fields"), [("/generate", {"num_images": 3}), ("/v1/images/generations", {"n": 3})]
+)
+def test_pictures_of_a_client_that_went_away_leave_the_queue(settings, path, fields):
     async def scenario():
         backend = FakeBackend(never)
         app = create_app(settings, backend)
         async with app.router.lifespan_context(app):
-            sent = await post_and_leave(app, backend)
+            sent = await post_and_leave(app, backend, path, fields)
             await asyncio.sleep(0.01)
             return sent[0]["status"], len(backend.pending), app.state.gateway.admission.idle
 

@@ -123,12 +123,3 @@ def test_a_back_end_that_is_not_ready_makes_the_gateway_not_ready(settings):
             return await client.get("/readyz")
 
     assert asyncio.run(talk()).status_code == 503
-
-
-def test_the_api_describes_its_request(settings):
-    async def talk():
-        async with client_of(create_app(settings, FakeBackend())) as client:
-            return (await client.get("/openapi.json")).json()
-
-    post = asyncio.run(talk())["paths"]["/generate"]["post"]
-    assert "prompt" in post["requestBody"]["content"]["application/json"]["schema"]["properties"]
