@@ -15,6 +15,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-triton"
+SHARED = "tested-triton-"
 START_S = 60.0
 STOP_S = 20.0
 
@@ -90,6 +91,7 @@ def running(
         f"--backend-directory={_home() / 'backends'}",
         f"--http-port={http}",
         f"--grpc-port={grpc}",
+        f"--backend-config=python,shm-region-prefix-name={SHARED}{grpc}-",
         "--http-address=127.0.0.1",
         "--grpc-address=127.0.0.1",
         "--allow-metrics=false",
@@ -110,6 +112,8 @@ def running(
             yield Server(repository, client, url, log_file, process)
     finally:
         _stop(process)
+        for left in Path("/dev/shm").glob(f"{SHARED}{grpc}-*"):  # by a server that was killed
+            left.unlink()
 
 
 def _home() -> Path:
