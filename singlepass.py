@@ -175,6 +175,7 @@ def add_serve(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--port", type=int, help="port to listen on (8000)")
     stage.add_argument("--max-queue", type=int, help="pictures accepted but not yet answered (64)")
     stage.add_argument("--deadline-ms", type=int, help="deadline of a request without its own")
+    stage.add_argument("--triton", metavar="HOST:PORT", help="let this Triton draw, over gRPC")
     stage.add_argument("--drain-s", type=float, help="seconds to finish work after SIGTERM (30)")
 
 
@@ -332,6 +333,7 @@ def serve(args: argparse.Namespace) -> int:
         "port",
         "max_queue",
         "deadline_ms",
+        "triton",
         "drain_s",
     )
     try:

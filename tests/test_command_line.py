@@ -36,7 +36,7 @@ COMMANDS = {
     "inspect": ["path"],
     "configure": ["repository", "model", "--runtime", "--instances", "--max-queue"],
     "rollback": ["repository", "model", "version"],
-    "serve": ["--repository", "--model", "--threads", "--host", "--port", "--max-queue"],
+    "serve": ["--repository", "--model", "--threads", "--host", "--port", "--triton"],
     "generate": ["prompt", "--out", "--seed", "--size", "--quality", "--repository"],
 }
 PROMPTS = ("a small red circle", "blue", "an astronaut")
