@@ -145,8 +145,9 @@ def test_a_file_does_not_hang_on_who_asks_at_the_same_time(
             return await asyncio.gather(*(png(client, *case) for case in rows))
 
     assert asyncio.run(together()) == [alone[case] for case in rows]
-    assert sum(backend.sizes) == len(rows)
-    assert max(backend.sizes) > 1
+    different = len(set(rows))
+    assert different <= sum(backend.sizes) <= len(rows)  # equal requests in flight are drawn once
+    assert max(backend.sizes) > 1 or different == 1
 
 
 def test_several_pictures_of_one_request_are_those_of_its_seeds(served, every_batch_pays) -> None:
