@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """Let the named loggers say nothing: what fails is raised, and said in our own words."""
+def quiet(*names: str, level: int = logging.CRITICAL) -> Iterator[None]:
+    """Let the named loggers say nothing below `level`: what fails is raised, in our own words."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+        logger.setLevel(level)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)

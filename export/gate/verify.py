@@ -5,8 +5,7 @@ diffusers' own one-step call of the pipeline. N rows of cases, H x W picture siz
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +18,7 @@ from export.gate.parity import Limits, Parity
 from export.graph.module import OneStepGraph, to_levels
 from export.model.stock import stock_pictures
 from export.model.student import Student
+from export.quiet import quiet
 from export.signature import NOISE, Signature, Size
 
 __all__ = ["Cases", "Feeds", "Infer", "draw_cases", "draw_every_size", "verify"]
@@ -62,7 +62,8 @@ def draw_cases(
     drawn = torch.from_numpy(cases.feeds[NOISE])
     noise = [drawn[row : row + 1] for row in range(rows)]
     pictures = {"torch": torch_pictures(graph, cases)}
-    with _long_prompts_unmentioned():
+    # that a prompt was cut is said of each; that of ours is long on purpose
+    with quiet("diffusers", level=logging.ERROR):
         pictures["stock"] = stock_pictures(student, cases.prompts, noise)
     return replace(cases, pictures=pictures)
 
@@ -78,18 +79,6 @@ def torch_pictures(graph: OneStepGraph, cases: Cases) -> Pictures:
     scan(cases.prompts, pictures)
     levels: Pictures = np.concatenate([to_levels(picture).numpy() for picture in pictures])
     return levels
-
-
-@contextmanager
-def _long_prompts_unmentioned() -> Iterator[None]:
-    """diffusers says of each prompt that it was cut; that of ours is long on purpose."""
-    logger = logging.getLogger("diffusers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def scan(prompts: Sequence[str], pictures: Sequence[torch.Tensor]) -> None:

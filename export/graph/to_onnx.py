@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from export.errors import ExportError
+from export.quiet import quiet
 from export.signature import Signature, Tensor
 
 OPSETS = (18, 21, 23)
@@ -151,15 +152,7 @@ def _strip(model: Any) -> None:
 @contextmanager
 def _exporter_noise_off() -> Iterator[None]:
     """Quieten what torch's exporter says of its own inner life: nothing a user could act on."""
-    loggers = [logging.getLogger(name) for name in EXPORTER_LOGS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-            warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quiet(*EXPORTER_LOGS, level=logging.ERROR), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used")
+        yield
