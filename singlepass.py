@@ -169,14 +169,17 @@ def add_version(stage: argparse.ArgumentParser) -> None:
 
 
 def add_serve(stage: argparse.ArgumentParser) -> None:
+    from serve.settings import Settings
+
     stage.set_defaults(command=serve)
-    add_repository(stage)
-    stage.add_argument("--host", help="address to listen on (127.0.0.1)")
-    stage.add_argument("--port", type=int, help="port to listen on (8000)")
-    stage.add_argument("--max-queue", type=int, help="pictures accepted but not yet answered (64)")
-    stage.add_argument("--deadline-ms", type=int, help="deadline of a request without its own")
-    stage.add_argument("--triton", metavar="HOST:PORT", help="let this Triton draw, over gRPC")
-    stage.add_argument("--drain-s", type=float, help="seconds to finish work after SIGTERM (30)")
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, ()) else f" ({field.default})"
+        stage.add_argument(
+            "--" + name.replace("_", "-"),
+            help=f"{field.description}{default}".replace("%", "%%"),
+            action=argparse.BooleanOptionalAction if field.annotation is bool else "store",
+            default=None,
+        )
 
 
 def add_generate(stage: argparse.ArgumentParser) -> None:
@@ -325,19 +328,10 @@ def serve(args: argparse.Namespace) -> int:
     from serve.run import run_gateway
     from serve.settings import Settings
 
-    names = (
-        "repository",
-        "model",
-        "threads",
-        "host",
-        "port",
-        "max_queue",
-        "deadline_ms",
-        "triton",
-        "drain_s",
-    )
     try:
-        return run_gateway(Settings.from_environment({n: getattr(args, n) for n in names}))
+        return run_gateway(
+            Settings.from_environment({n: getattr(args, n) for n in Settings.model_fields})
+        )
     except ServeError as error:
         raise UserError(str(error)) from None
 

@@ -25,7 +25,18 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     repository: Path = Field(Path("model_repository"), description="folder of models")
-    model: str | None = Field(None, min_length=1, description="model to serve; None: the only one")
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="models to serve, comma separated, the first by default; None: all there are",
+    )
+    reload_s: float = Field(
+        5.0, ge=0, le=86_400, description="seconds between looks for new versions; 0: only at start"
+    )
+    keys: Path | None = Field(None, description="file of API keys; None: anybody may ask")
+    rate: str | None = Field(
+        None, min_length=1, description="pictures a key may have in a time, as in 600/minute"
+    )
     max_queue: int = Field(64, ge=1, le=65536, description="pictures accepted but not yet answered")
     deadline_ms: int = Field(
         60_000, ge=1, le=86_400_000, description="deadline of a request without X-Deadline-Ms"
@@ -34,12 +45,32 @@ class Settings(BaseModel):
     max_prompt_chars: int = Field(2_000, ge=1, le=10_000, description="characters in one prompt")
     max_body_bytes: int = Field(65_536, ge=256, le=2**26, description="bytes in one request body")
     encode_workers: int = Field(2, ge=1, le=256, description="threads that encode pictures")
-    triton: str | None = Field(None, description="HOST:PORT of Triton's gRPC; None: no Triton")
+    provider: Literal["cpu", "cuda", "tensorrt"] = Field(
+        "cpu", description="what ONNX Runtime in this process runs the model on"
+    )
+    gpu: int = Field(0, ge=0, le=1023, description="which GPU, by CUDA's number")
     threads: int = Field(0, ge=0, le=1024, description="threads in one model call; 0: all cores")
+    triton: str | None = Field(None, description="HOST:PORT of Triton's gRPC; None: no Triton")
+    triton_in_flight: int = Field(
+        32, ge=1, le=65536, description="pictures that Triton holds; the others wait here, in turn"
+    )
     drain_s: float = Field(30.0, ge=0, le=3600, description="seconds to finish work after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe messages that are logged"
     )
+    log_format: Literal["text", "json"] = Field("text", description="lines for people or machines")
+    log_prompts: bool = Field(False, description="whether prompts stand in the log")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="web origins that may ask from a browser, comma separated; or *"
+    )
+    tracing: bool = Field(False, description="send OpenTelemetry traces, as OTEL_* variables say")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _is_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
 
     @field_validator("triton")
     @classmethod
