@@ -173,7 +173,9 @@ GENERATE_DOCS: Docs = {
     "responses": {
         "200": {
             "description": "One picture as its bytes; several, or by Accept, as JSON",
-            "headers": _headers(X_Seed="the seed, of one picture", **ORIGIN, **ETAG),
+            "headers": _headers(
+                X_Seed="the seed, of one picture", X_Size="WxH of raw pixels", **ORIGIN, **ETAG
+            ),
             "content": {kind: _picture(kind) for kind in MEDIA_TYPES.values()}
             | _json(
                 PICTURES_JSON,

@@ -13,7 +13,7 @@ from pathlib import Path
 from serve.backend import Backend, Inferred
 from serve.backend_ort import OrtBackend
 from serve.errors import FieldError, InvalidParametersError, ServeError
-from serve.images import Format, Origin, encode
+from serve.images import WITH_QUALITY, Format, Origin, encode
 from serve.model import Feeds, Model, load_model
 from serve.noise import MAX_SEED
 from serve.schemas import GenerateRequest, parse_fields
@@ -92,8 +92,9 @@ def _refused(
     if request.size is not None and request.size not in model.manifest.sizes:
         detail = f"is {request.size}, {model.label} has sizes: {', '.join(model.manifest.sizes)}"
         refused.append(FieldError("size", detail))
-    if request.quality is not None and request.format == "png":
-        refused.append(FieldError("quality", "applies to jpeg and webp, the format is png"))
+    if request.quality is not None and request.format not in WITH_QUALITY:
+        detail = f"applies to jpeg and webp, the format is {request.format}"
+        refused.append(FieldError("quality", detail))
     if request.model is not None and request.model not in (model.manifest.model, model.label):
         refused.append(FieldError("model", f"is {request.model!r}, served is {model.label}"))
     return refused
@@ -147,6 +148,8 @@ class Generator:
 
     async def _encode(self, order: Order, seed: int, inferred: Inferred) -> Picture:
         origin = Origin(order.prompt, seed, self._model.label, self._model.manifest.digest)
+        if order.format == "raw":  # a copy takes less than the way to another thread
+            return Picture(encode(inferred.pixels, "raw", None, origin), "raw", origin)
         loop = asyncio.get_running_loop()
         data = await loop.run_in_executor(
             self._encoders, encode, inferred.pixels, order.format, order.quality, origin

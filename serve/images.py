@@ -1,4 +1,4 @@
-"""Pixels to PNG, JPEG or WebP bytes: a pure function, with the recipe written into the picture."""
+"""Pixels to PNG, JPEG or WebP bytes, with the recipe written into the picture; or raw."""
 
 import functools
 import io
@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, features
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
-Format = Literal["png", "jpeg", "webp"]
+FileFormat = Literal["png", "jpeg", "webp"]
+Format = Literal["png", "jpeg", "webp", "raw"]
 
-FORMATS: tuple[Format, ...] = get_args(Format)
-MEDIA_TYPES: dict[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)  # of files; raw is no file's format
+MEDIA_TYPES: dict[Format, str] = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "raw": "application/octet-stream",
+}
+WITH_QUALITY: tuple[Format, ...] = ("jpeg", "webp")
 JPEG_QUALITY = 90
 ZLIB_RLE = 3  # zlib's run-length strategy: a quarter of the time at about the same size
 
@@ -36,9 +43,12 @@ class Origin:
 def encode(pixels: Pixels, format: Format, quality: int | None, origin: Origin) -> bytes:
     """The picture's file. Equal arguments give equal bytes: nothing else goes in, no time either.
 
-    `quality` (1..100) is for jpeg (default 90) and webp (default: lossless); png has none.
+    `quality` (1..100) is for jpeg (default 90) and webp (default: lossless). raw is no file but the
+    H·W·3 bytes of the pixels, row by row, without their origin.
     """
-    assert format != "png" or quality is None, "png is lossless and takes no quality"
+    assert quality is None or format in WITH_QUALITY, f"{format} is lossless and takes no quality"
+    if format == "raw":
+        return pixels.tobytes()
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format.upper(), **_options(format, quality, origin))
     return out.getvalue()
@@ -51,7 +61,7 @@ def encoder_versions() -> str:
     return ", ".join(f"{name} {features.version(name)}" for name in libraries)
 
 
-def _options(format: Format, quality: int | None, origin: Origin) -> dict[str, Any]:
+def _options(format: FileFormat, quality: int | None, origin: Origin) -> dict[str, Any]:
     if format == "png":
         return {"compress_level": 1, "compress_type": ZLIB_RLE, "pnginfo": _png_text(origin)}
     exif = _exif(origin)

@@ -63,6 +63,8 @@ async def generate(request: Request) -> Response:
         identity(order, gateway.model),
         origin_headers(gateway.model) | {"Vary": "Accept"},
     )
+    if order.format == "raw":
+        headers["X-Size"] = order.size
     if fields.seed is not None:
         tag = entity_tag(key, JSON if as_json else MEDIA_TYPES[order.format])
         headers["ETag"] = tag

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serve.errors import FieldError, InvalidParametersError, MalformedBodyError
-from serve.images import Format
+from serve.images import FileFormat, Format
 from serve.noise import MAX_SEED
 
 OneStep = Annotated[int, Field(ge=1, le=1)]
@@ -51,7 +51,7 @@ class GenerateRequest(Body):
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="drawn at random if not given")
     num_images: int = Field(1, ge=1, description="picture i has the seed `seed` + i")
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WxH in px")
-    format: Format = Field("png", description="if not given, the one that Accept likes best")
+    format: Format = Field("png", description="if not given, the image that Accept likes best")
     quality: int | None = Field(None, ge=1, le=100, description="jpeg and webp only")
     model: str | None = Field(None, description="only the model that is served")
     steps: OneStep | None = Field(None, description="1, as every picture takes one step")
@@ -77,7 +77,7 @@ class ImagesRequest(Body):
         None, pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$", description="auto, or WxH in px"
     )
     response_format: Literal["b64_json"] | None = None
-    output_format: Format | None = Field(None, description="png if not given")
+    output_format: FileFormat | None = Field(None, description="png if not given")
     output_compression: int | None = Field(
         None, ge=1, le=100, description="quality of jpeg and webp"
     )

@@ -46,7 +46,7 @@ def problem(answer: httpx.Response, status: int, slug: str) -> str:
         ({"num_images": 9}, "num_images", "is 9, allowed is 1 to 8"),
         ({"size": "32x32"}, "size", "is 32x32, tiny/1 has sizes: 64x64"),
         ({"size": "big"}, "size", "is 'big', allowed is WIDTHxHEIGHT"),
-        ({"format": "gif"}, "format", "is 'gif': input should be 'png', 'jpeg' or 'webp'"),
+        ({"format": "gif"}, "format", "is 'gif': input should be 'png', 'jpeg', 'webp' or 'raw'"),
         ({"quality": 50}, "quality", "applies to jpeg and webp, the format is png"),
         ({"format": "jpeg", "quality": 101}, "quality", "is 101: input should be less"),
         ({"model": "other"}, "model", "is 'other', served is tiny/1"),

@@ -41,9 +41,16 @@ def test_jpeg_has_quality_90_unless_told_otherwise():
     assert encode(PIXELS, "jpeg", None, LATIN) != encode(PIXELS, "jpeg", 91, LATIN)
 
 
-def test_png_takes_no_quality():
+@pytest.mark.parametrize("format", ["png", "raw"])
+def test_what_is_always_lossless_takes_no_quality(format):
     with pytest.raises(AssertionError, match="takes no quality"):
-        encode(PIXELS, "png", 90, LATIN)
+        encode(PIXELS, format, 90, LATIN)
+
+
+def test_raw_is_the_pixels_row_by_row_however_they_lie_in_memory():
+    mirrored = PIXELS[:, ::-1]
+    data = encode(mirrored, "raw", None, LATIN)
+    assert np.array_equal(np.frombuffer(data, np.uint8).reshape(24, 40, 3), mirrored)
 
 
 @pytest.mark.parametrize("origin", [LATIN, JAPANESE])
