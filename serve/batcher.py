@@ -34,14 +34,20 @@ class _Item:
 
 
 class Batcher:
-    """A queue in front of `run`, which is called in one thread, one batch at a time."""
+    """A queue in front of `run`, which is called in one thread, one batch at a time.
 
-    def __init__(self, run: RunBatch, times: ServiceTimes) -> None:
+    Batchers that are given the same `executor` take turns in it; else each has a thread of its own.
+    """
+
+    def __init__(
+        self, run: RunBatch, times: ServiceTimes, executor: ThreadPoolExecutor | None = None
+    ) -> None:
         self._run = run
         self._times = times
         self._queue: deque[_Item] = deque()
         self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="infer")
+        self._own = None if executor else ThreadPoolExecutor(1, thread_name_prefix="infer")
+        self._executor = executor or self._own
         self._busy_until = 0.0
         self._loop_task = asyncio.ensure_future(self._work())
 
@@ -64,7 +70,8 @@ class Batcher:
         await asyncio.wait([self._loop_task])
         _fail([item for item in self._queue if not item.future.done()], "the gateway has stopped")
         self._queue.clear()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._own is not None:
+            self._own.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self) -> None:
         while True:
@@ -90,10 +97,11 @@ class Batcher:
         start = time.perf_counter()
         self._busy_until = start + self._times.total_s(len(batch))
         rows = [item.feeds for item in batch]
-        call = asyncio.get_running_loop().run_in_executor(self._thread, self._run, rows)
+        call = asyncio.get_running_loop().run_in_executor(self._executor, self._run, rows)
         try:
             await asyncio.wait([call])
         except asyncio.CancelledError:
+            call.cancel()  # where another model's call is still before it
             _fail(batch, "the gateway has stopped")
             raise
         infer_s = time.perf_counter() - start
