@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from serve.images import Pixels
 from serve.model import Feeds
+from serve.turn import Turn
 
 
 class Inferred(NamedTuple):
@@ -33,10 +34,12 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Let go of everything; pictures still waiting fail with InferenceError."""
 
-    def wait_s(self, pictures: int) -> float:
-        """Seconds until that many further pictures would be made, behind those that wait."""
+    def wait_s(self, pictures: int, turn: Turn = Turn()) -> float:
+        """Seconds until so many further pictures of this turn would be made; of 0: would begin."""
 
-    def infer(self, feeds: Feeds, within_s: float = math.inf) -> "asyncio.Future[Inferred]":
+    def infer(
+        self, feeds: Feeds, within_s: float = math.inf, turn: Turn = Turn()
+    ) -> "asyncio.Future[Inferred]":
         """Queue one picture, now. To cancel the future is to take it out of the queue.
 
         Nobody waits longer than `within_s`; a back end may drop the picture then. The future fails

@@ -52,6 +52,10 @@ class InvalidParametersError(RequestError):
         return cls("; ".join(f"{error.name}: {error.detail}" for error in errors), errors)
 
 
+class UnauthorizedError(RequestError):
+    """The gateway has keys, and the request brought none that it knows."""
+
+
 class UnknownModelError(RequestError):
     """The model that was asked for is not served here."""
 
@@ -66,6 +70,10 @@ class RetryableError(ServeError):
 
 class QueueFullError(RetryableError):
     """The gateway has accepted as many pictures as its settings allow."""
+
+
+class RateLimitedError(RetryableError):
+    """The caller has had as many pictures as its key allows in this time."""
 
 
 class DeadlineError(RetryableError):
