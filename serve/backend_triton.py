@@ -1,90 +1,59 @@
 """The back end on Triton servers, over gRPC: single pictures go out, Triton forms the batches."""
 
 import asyncio
-import json
 import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
-from tritonclient.grpc import InferInput, InferRequestedOutput
-from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+import grpc  # type: ignore[import-untyped]
 
+from serve import trace_context
 from serve.backend import Inferred
-from serve.errors import DeadlineError, InferenceError
-from serve.images import Pixels
+from serve.errors import NotReadyError
+from serve.metrics import ModelMetrics, unobserved
 from serve.model import Feeds, Model
 from serve.pace import Pace
-from serve.triton_config import difference, obeys_deadlines
+from serve.triton_channel import TritonChannel, connect
+from serve.triton_config import difference, obeys_deadlines, priority_levels
 from serve.triton_errors import error_of
+from serve.triton_picture import TritonPicture
+from serve.triton_window import Waiting, Window
+from serve.turn import Turn
 
 POLL_S = 0.5
 PROBE_S = 2.0  # a server that does not answer a probe within this is not ready
 RETRY_AFTER_S = 1.0
-TRANSPORT_BYTES = 2**31 - 1
-RETRY_BUFFER_BYTES = 2**24  # the noise of a large picture must fit, or gRPC does not repeat it
-
-# A picture is a pure function of its inputs, so gRPC may ask again, twice, of the servers in turn;
-# it stops doing so while more requests fail than are answered.
-SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{"service": "inference.GRPCInferenceService", "method": "ModelInfer"}],
-            "retryPolicy": {
-                "maxAttempts": 3,
-                "initialBackoff": "0.02s",
-                "maxBackoff": "0.1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 1},
-}
-CHANNEL = [
-    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-    ("grpc.service_config_disable_resolution", 1),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_send_message_length", TRANSPORT_BYTES),
-    ("grpc.max_receive_message_length", TRANSPORT_BYTES),
-    ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER_BYTES),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.dns_min_time_between_resolutions_ms", 1000),
-    # A server that is frozen, or whose machine is gone, is found by pings. None is sent while it
-    # answers the probes, so that its limit on pings is never met.
-    ("grpc.keepalive_time_ms", 3000),
-    ("grpc.http2.ping_timeout_ms", 4000),
-]
+IN_FLIGHT = 32
 
 log = logging.getLogger(__name__)
-
-
-def connect(server: str) -> Any:
-    """A client of every server that the name in HOST:PORT stands for, each in its turn."""
-    return InferenceServerClient(f"dns:///{server}", channel_args=CHANNEL)
 
 
 class TritonBackend:
     """Serves one version of a model; `server` is HOST:PORT of Triton's gRPC.
 
     It starts without a server, and is ready while one serves the version that the manifest names
-    with the inputs and the output that it lists.
+    with the inputs and the output that it lists. Triton holds at most `in_flight` pictures.
     """
 
-    def __init__(self, model: Model, server: str, connect: Callable[[str], Any] = connect) -> None:
+    def __init__(
+        self,
+        model: Model,
+        server: str,
+        in_flight: int = IN_FLIGHT,
+        *,
+        metrics: ModelMetrics | None = None,
+        connect: Callable[[str], TritonChannel] = connect,
+    ) -> None:
         self._model = model
         self._server = server
         self._connect = connect
-        self._client: Any = None
+        self._channel: TritonChannel | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._calls: set[asyncio.Future[Inferred]] = set()
+        self._picture = TritonPicture(model.manifest)
+        self._window = Window(in_flight, self._ask, metrics or unobserved())
         self._pace = Pace()
+        self._priority_levels = 0
         self._why_not: str | None = f"Triton at {server} has not been asked yet"
 
     @property
@@ -97,112 +66,91 @@ class TritonBackend:
         """Why it is not ready."""
         return self._why_not or ""
 
+    @property
+    def waiting(self) -> int:
+        """Pictures that have not been sent to Triton yet."""
+        return self._window.waiting
+
     async def start(self) -> None:
         """Look for the model once, and again all the time; a server that is not there may come."""
-        self._client = self._connect(self._server)
-        await self._look()
-        self._watching = asyncio.ensure_future(self._watch())
+        self._channel = self._connect(self._server)
+        await self._look(self._channel)
+        self._watching = asyncio.ensure_future(self._watch(self._channel))
 
     async def close(self) -> None:
         """Give up what is in work, and the connections."""
-        client, self._client = self._client, None
+        channel, self._channel = self._channel, None
         self._why_not = "the gateway has stopped"
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])
-        if self._calls:
-            for call in self._calls:
-                call.cancel()
-            await asyncio.wait(self._calls)
-        if client is not None:
-            await client.close()
+        await self._window.close()
+        if channel is not None:
+            await channel.close()
 
-    def wait_s(self, pictures: int) -> float:
-        """Seconds until that many more would be made, by how fast Triton answered lately."""
-        return self._pace.wait_s(len(self._calls) + pictures)
+    def wait_s(self, pictures: int, turn: Turn = Turn()) -> float:
+        """Seconds until so many more would be made; of 0: begin. As Triton answered lately."""
+        last = self._window.before(turn, max(1, pictures))
+        return self._pace.wait_s(last + 1 if pictures else last)
 
-    def infer(self, feeds: Feeds, within_s: float = math.inf) -> "asyncio.Future[Inferred]":
-        """Send one picture, now; nobody waits for it longer than `within_s`."""
-        assert self._client is not None, "infer before start or after close"
-        call = asyncio.ensure_future(self._infer(feeds, within_s, len(self._calls) + 1))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-        return call
+    def infer(
+        self, feeds: Feeds, within_s: float = math.inf, turn: Turn = Turn()
+    ) -> "asyncio.Future[Inferred]":
+        """Send one picture, in its turn; nobody waits for it longer than `within_s`."""
+        assert self._channel is not None, "infer before start or after close"
+        return self._window.put(feeds, within_s, turn, trace_context.current())
 
-    async def _infer(self, feeds: Feeds, within_s: float, in_work: int) -> Inferred:
-        if within_s <= 0:
-            raise DeadlineError("the deadline passed before Triton was asked", RETRY_AFTER_S)
-        start = time.perf_counter()
+    async def _ask(self, item: Waiting) -> Inferred:
+        assert self._channel is not None, "the window outlived the channel"
+        start, within_s, in_work = time.perf_counter(), item.left_s, self._window.in_flight
+        request = self._picture.request(item.feeds, within_s, self._priority(item.turn))
+        timeout_s = within_s if within_s < math.inf else None
         try:
-            answer = await self._ask(feeds, within_s)
-        except InferenceServerException as error:
-            raise error_of(error.status(), str(error.message()), self._retry_after_s) from error
-        except asyncio.CancelledError:
-            if self._client is None:
-                raise InferenceError("the gateway has stopped") from None
-            raise
+            response = await self._channel.infer(request, timeout_s, item.headers)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error.code().name, str(error.details()), self._retry_after_s) from error
         taken_s = time.perf_counter() - start
         self._pace.add(taken_s, in_work)
-        return Inferred(self._pixels(answer, feeds), 0.0, taken_s)
+        pixels = self._picture.pixels(response, item.feeds)
+        return Inferred(pixels, start - item.queued_at, taken_s)
 
-    async def _ask(self, feeds: Feeds, within_s: float) -> Any:
-        manifest = self._model.manifest
-        rows = {name: value[np.newaxis] for name, value in feeds.items()}
-        inputs = [
-            InferInput(name, row.shape, np_to_triton_dtype(row.dtype)).set_data_from_numpy(row)
-            for name, row in rows.items()
-        ]
-        bounded = within_s < math.inf
-        return await self._client.infer(
-            manifest.model,
-            inputs,
-            model_version=str(manifest.version),
-            outputs=[InferRequestedOutput(manifest.output.name)],
-            timeout=max(1, round(within_s * 1e6)) if bounded else None,
-            client_timeout=within_s if bounded else None,
-        )
-
-    def _pixels(self, answer: Any, feeds: Feeds) -> Pixels:
-        """The one picture of an answer, checked against the manifest."""
-        manifest = self._model.manifest
-        images = answer.as_numpy(manifest.output.name)
-        expected = (1, *manifest.picture_shape(feeds["noise"].shape))
-        if images is None or images.shape != expected or images.dtype != np.uint8:
-            got = "nothing" if images is None else f"{images.dtype} {images.shape}"
-            raise InferenceError(f"Triton made {got}, the manifest says uint8 {expected}")
-        pixels: Pixels = images[0]
-        return pixels
+    def _priority(self, turn: Turn) -> int:
+        """As Triton counts, from 1, the most urgent; 0 where the model knows no priorities."""
+        return min(1 if turn.priority == "interactive" else 2, self._priority_levels)
 
     @property
     def _retry_after_s(self) -> float:
         return max(RETRY_AFTER_S, self.wait_s(0))
 
-    async def _watch(self) -> None:
+    async def _watch(self, channel: TritonChannel) -> None:
         while True:
             await asyncio.sleep(POLL_S)
-            await self._look()
+            await self._look(channel)
 
-    async def _look(self) -> None:
-        """Ask for the model, and log what has changed."""
-        found = await self._probe()
+    async def _look(self, channel: TritonChannel) -> None:
+        """Ask for the model, log what has changed, and let nobody wait for what is not there."""
+        found = await self._probe(channel)
         if found is None and self._why_not is not None:
             log.info("Triton at %s serves %s", self._server, self._model.label)
         elif found != self._why_not:
             log.warning("not ready: %s", found)
         self._why_not = found
+        if found is not None:
+            self._window.refuse(lambda: NotReadyError(found, self._retry_after_s))
 
-    async def _probe(self) -> str | None:
+    async def _probe(self, channel: TritonChannel) -> str | None:
         """Why pictures cannot be made now, or None."""
         name, version = self._model.manifest.model, str(self._model.manifest.version)
         try:
-            if not await self._client.is_model_ready(name, version, client_timeout=PROBE_S):
+            if not await channel.ready(name, version, PROBE_S):
                 return f"Triton at {self._server} does not serve {self._model.label}"
             if self._why_not is None:
                 return None
-            answer = await self._client.get_model_config(name, version, client_timeout=PROBE_S)
-        except InferenceServerException as error:
-            return f"Triton at {self._server} does not serve {self._model.label}: {error.message()}"
-        different = difference(answer.config, self._model.manifest)
-        if different is None and not obeys_deadlines(answer.config):
+            config = await channel.config(name, version, PROBE_S)
+        except grpc.aio.AioRpcError as error:
+            return f"Triton at {self._server} does not serve {self._model.label}: {error.details()}"
+        different = difference(config, self._model.manifest)
+        if different is None and not obeys_deadlines(config):
             log.warning("%s: Triton's config lets no request set its deadline", self._model.label)
+        self._priority_levels = priority_levels(config)
         return different and f"Triton at {self._server} has {self._model.label} with {different}"

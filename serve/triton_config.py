@@ -33,6 +33,11 @@ def obeys_deadlines(config: Any) -> bool:
     return config.HasField("dynamic_batching") and bool(policy.allow_timeout_override)
 
 
+def priority_levels(config: Any) -> int:
+    """How many priorities Triton's queue of the model tells apart; 0 for none."""
+    return int(config.dynamic_batching.priority_levels)
+
+
 def _reported(tensors: Any) -> dict[str, tuple[str, list[int]]]:
     """Type and shape by name, without the batch axis; -1 is an open side."""
     return {tensor.name: (DataType.Name(tensor.data_type), [*tensor.dims]) for tensor in tensors}

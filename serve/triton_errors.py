@@ -38,11 +38,10 @@ TABLE = (
 )
 
 
-def error_of(status: str | None, message: str, retry_after_s: float) -> ServeError:
-    """The error for a refused picture. `status` is as in "StatusCode.UNAVAILABLE"."""
-    code = (status or "").removeprefix("StatusCode.")
+def error_of(status: str, message: str, retry_after_s: float) -> ServeError:
+    """The error for a refused picture. `status` is gRPC's, as in "UNAVAILABLE"."""
     for row in TABLE:
-        if row.status == code and row.words in message.lower():
+        if row.status == status and row.words in message.lower():
             return row.error(row.detail, retry_after_s)
-    log.error("Triton failed on a picture: %s: %s", code or "no status", message)
+    log.error("Triton failed on a picture: %s: %s", status, message)
     return InferenceError("Triton failed on this picture; the log says why")

@@ -1,11 +1,12 @@
-"""The client of a Triton server that takes a function; its config and its answers are real ones."""
+"""A Triton server that takes a function, behind its channel; config and answers are real ones."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
+import grpc
 import numpy as np
-from tritonclient.grpc import InferResult, model_config_pb2, service_pb2
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import model_config_pb2, service_pb2
 
 from serve.model import Model
 
@@ -25,9 +26,9 @@ async def never(feeds: dict[str, np.ndarray]) -> np.ndarray:
     raise AssertionError("unreachable")
 
 
-def refusal(status: str, message: str) -> InferenceServerException:
-    """What tritonclient raises for a gRPC status."""
-    return InferenceServerException(message, f"StatusCode.{status}")
+def refusal(status: str, message: str) -> grpc.aio.AioRpcError:
+    """What a call raises for a gRPC status."""
+    return grpc.aio.AioRpcError(grpc.StatusCode[status], details=message)
 
 
 def refusing(status: str, message: str) -> Function:
@@ -55,15 +56,23 @@ def config_of(model: Model, **changes: object) -> model_config_pb2.ModelConfig:
     return model_config_pb2.ModelConfig(**(known | changes))
 
 
+class Asked(NamedTuple):
+    """A picture that was asked for: the ModelInferRequest, the call's timeout, its metadata."""
+
+    request: service_pb2.ModelInferRequest
+    timeout_s: float | None
+    headers: dict[str, str]
+
+
 class FakeTriton:
     """A server of one model. `down` is what every call raises; `asked` records the requests."""
 
     def __init__(self, model: Model, function: Function = grey, **config: object) -> None:
         self.function = function
         self.place = (model.manifest.model, str(model.manifest.version))
-        self.config = config_of(model, **config)
-        self.down: InferenceServerException | None = None
-        self.asked: list[dict[str, object]] = []
+        self._config = config_of(model, **config)
+        self.down: grpc.aio.AioRpcError | None = None
+        self.asked: list[Asked] = []
         self.cancelled = 0
         self.closed = False
 
@@ -71,24 +80,24 @@ class FakeTriton:
         """As `connect`."""
         return self
 
-    async def is_model_ready(self, name: str, version: str, client_timeout: float) -> bool:
+    async def ready(self, model: str, version: str, timeout_s: float) -> bool:
         if self.down:
             raise self.down
-        return (name, version) == self.place
+        return (model, version) == self.place
 
-    async def get_model_config(self, name: str, version: str, client_timeout: float):
-        return service_pb2.ModelConfigResponse(config=self.config)
+    async def config(self, model: str, version: str, timeout_s: float):
+        return self._config
 
-    async def infer(self, name, inputs, **options) -> InferResult:
+    async def infer(self, request, timeout_s, headers):
         if self.down:
             raise self.down
-        self.asked.append({"name": name, **options})
-        feeds = {}
-        for given in inputs:
-            array = np.frombuffer(given._get_content(), DTYPES[given.datatype()])
-            feeds[given.name()] = array.reshape(given.shape())
+        self.asked.append(Asked(request, timeout_s, dict(headers)))
+        feeds = {
+            tensor.name: np.frombuffer(raw, DTYPES[tensor.datatype]).reshape(tensor.shape)
+            for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
+        }
         try:
-            return _result(await self.function(feeds))
+            return response_of(await self.function(feeds))
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -97,8 +106,9 @@ class FakeTriton:
         self.closed = True
 
 
-def _result(images: np.ndarray) -> InferResult:
+def response_of(images: np.ndarray):
+    """The ModelInferResponse that holds pictures, [1, H, W, 3]."""
     response = service_pb2.ModelInferResponse()
     response.outputs.add(name="image", datatype="UINT8", shape=images.shape)
     response.raw_output_contents.append(images.tobytes())
-    return InferResult(response)
+    return response

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 import numpy as np
-from fake_triton import config_of
+from fake_triton import config_of, response_of
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from serve.model import Model
@@ -21,6 +21,7 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._shade = shade
         self.failing = False
         self.asked = 0
+        self.metadata: dict[str, str] = {}  # of the latest picture
         self.server = grpc.aio.server()
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
         self.server.add_insecure_port(address)
@@ -35,11 +36,8 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.asked += 1
         if self.failing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "it is going down")
-        response = service_pb2.ModelInferResponse()
-        response.outputs.add(name="image", datatype="UINT8", shape=(1, 64, 64, 3))
-        image = np.full((1, 64, 64, 3), self._shade, np.uint8)
-        response.raw_output_contents.append(image.tobytes())
-        return response
+        self.metadata = dict(context.invocation_metadata())
+        return response_of(np.full((1, 64, 64, 3), self._shade, np.uint8))
 
 
 class NameServer(asyncio.DatagramProtocol):

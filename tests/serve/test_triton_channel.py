@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 from replicas import replicas
-from tritonclient.grpc.aio import InferenceServerClient
 
 from serve import backend_triton
-from serve.backend_triton import CHANNEL, TritonBackend
+from serve.backend_triton import TritonBackend
 from serve.errors import NotReadyError
+from serve.triton_channel import TritonChannel
 
 HOSTS = ["127.0.0.1", "127.0.0.2"]
 
@@ -18,9 +18,7 @@ HOSTS = ["127.0.0.1", "127.0.0.2"]
 async def opened(model):
     """Two servers and a back end that knows them by one name; both are connected."""
     async with replicas(model, HOSTS) as (servers, target):
-        backend = TritonBackend(
-            model, "triton.test", lambda _: InferenceServerClient(target, channel_args=CHANNEL)
-        )
+        backend = TritonBackend(model, "triton.test", connect=lambda _: TritonChannel(target))
         await backend.start()
         while not all(server.asked for server in servers):
             await draw(backend, model, 1)
