@@ -1,0 +1,76 @@
+// The form: its settings as strings by name, and what is wrong with each.
+
+const NAMES = ["model", "prompt", "seed", "num_images", "size", "format"];
+const SEEDS = 2 ** 32; // as many streams of noise as there are
+
+const form = document.getElementById("form");
+const { prompt, seed, size, model, key, num_images: count } = form.elements;
+
+let served = [];
+
+export function settings() {
+  const text = (name) => form.elements[name].value.trim();
+  const read = Object.fromEntries(NAMES.map((name) => [name, text(name)]));
+  return { ...read, prompt: prompt.value };
+}
+
+export function fill(values) {
+  for (const name of NAMES) form.elements[name].value = values[name];
+  offer(values.size);
+  grow();
+}
+
+export function rollDice() {
+  seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0] % SEEDS);
+}
+
+// Offer what the gateway serves; what was chosen stays chosen where it can.
+export function serve(models) {
+  const chosen = model.value;
+  served = models;
+  choices(model, models.map((one) => [one.id, `${one.id}/${one.version}`]));
+  const wanted = models.find((one) => one.id === chosen) ?? models.find((one) => one.default);
+  model.value = (wanted ?? models[0]).id;
+  document.getElementById("model-field").hidden = models.length < 2;
+  offer();
+}
+
+// The sizes of the chosen model, and how many pictures it makes at once.
+export function offer(chosen = size.value) {
+  const one = served.find(({ id }) => id === model.value);
+  if (!one) return;
+  choices(size, one.sizes.map((name) => [name, name.replace("x", " × ")]));
+  size.value = one.sizes.includes(chosen) ? chosen : one.sizes[0];
+  if (one.max_images) count.max = one.max_images;
+}
+
+function choices(select, pairs) {
+  select.replaceChildren(...pairs.map(([value, text]) => new Option(text, value)));
+}
+
+// The prompt's box is as high as its text.
+export function grow() {
+  prompt.style.height = "auto";
+  prompt.style.height = `${prompt.scrollHeight}px`;
+}
+
+// Show each problem at its field. Returns those whose name is no field of the form.
+export function showProblems(problems) {
+  const byName = Map.groupBy
+    ? Map.groupBy(problems, ({ name }) => name)
+    : new Map(problems.map((problem) => [problem.name, [problem]]));
+  for (const name of [...NAMES, "key"]) {
+    const place = document.getElementById(`${name}-problem`);
+    const found = byName.get(name) ?? [];
+    place.textContent = found.map(({ detail }) => `${name} ${detail}`).join("; ");
+    place.hidden = found.length === 0;
+    form.elements[name].toggleAttribute("aria-invalid", found.length > 0);
+  }
+  return problems.filter(({ name }) => !NAMES.includes(name) && name !== "key");
+}
+
+export function askForKey(problem) {
+  document.getElementById("key-field").hidden = false;
+  showProblems([{ name: "key", detail: problem }]);
+  if (document.activeElement !== prompt || !prompt.value) key.focus();
+}
