@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from serve.images import Pixels
 from serve.model import Feeds
-from serve.turn import Turn
+from serve.turn import USUAL, Turn
 
 
 class Inferred(NamedTuple):
@@ -34,11 +34,11 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Let go of everything; pictures still waiting fail with InferenceError."""
 
-    def wait_s(self, pictures: int, turn: Turn = Turn()) -> float:
+    def wait_s(self, pictures: int, turn: Turn = USUAL) -> float:
         """Seconds until so many further pictures of this turn would be made; of 0: would begin."""
 
     def infer(
-        self, feeds: Feeds, within_s: float = math.inf, turn: Turn = Turn()
+        self, feeds: Feeds, within_s: float = math.inf, turn: Turn = USUAL
     ) -> "asyncio.Future[Inferred]":
         """Queue one picture, now. To cancel the future is to take it out of the queue.
 

@@ -1,29 +1,40 @@
 """The micro-batcher: pictures of different callers share a call of the model.
 
 It is work-conserving: an idle model takes what waits at once and never waits for company. Batches
-form while a call runs, of the batch sizes that ServiceTimes found to pay; a batch holds pictures
-of one size.
+form while a call runs, in the callers' fair order, of the batch sizes that ServiceTimes found to
+pay; a batch holds pictures of one size.
 """
 
 import asyncio
+import itertools
 import logging
+import math
 import time
-from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 from serve.backend import Inferred
-from serve.errors import InferenceError
+from serve.errors import DeadlineError, InferenceError
+from serve.fair_queue import FairQueue
 from serve.images import Pixels
+from serve.metrics import ModelMetrics, unobserved
 from serve.model import Feeds
-from serve.service_times import RunBatch, ServiceTimes
+from serve.service_times import Drift, RunBatch, ServiceTimes
+from serve.turn import USUAL, Turn
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class _Item:
+    """A picture that was asked for; `ends` is its deadline, of time.perf_counter."""
+
     feeds: Feeds
+    turn: Turn
+    ends: float
     future: "asyncio.Future[Inferred]"
     queued_at: float = field(default_factory=time.perf_counter)
 
@@ -33,6 +44,14 @@ class _Item:
         return {name: value.shape for name, value in self.feeds.items()}
 
 
+class _Call(NamedTuple):
+    """What a call of the model gave, and when it ran, of time.perf_counter."""
+
+    pictures: list[Pixels]
+    began: float
+    ended: float
+
+
 class Batcher:
     """A queue in front of `run`, which is called in one thread, one batch at a time.
 
@@ -40,38 +59,62 @@ class Batcher:
     """
 
     def __init__(
-        self, run: RunBatch, times: ServiceTimes, executor: ThreadPoolExecutor | None = None
+        self,
+        run: RunBatch,
+        times: ServiceTimes,
+        executor: ThreadPoolExecutor | None = None,
+        metrics: ModelMetrics | None = None,
     ) -> None:
         self._run = run
         self._times = times
-        self._queue: deque[_Item] = deque()
+        self._drift = Drift()
+        self._metrics = metrics or unobserved()
+        self._queue: FairQueue[_Item] = FairQueue()
         self._wake = asyncio.Event()
         self._own = None if executor else ThreadPoolExecutor(1, thread_name_prefix="infer")
         self._executor = executor or self._own
         self._busy_until = 0.0
         self._loop_task = asyncio.ensure_future(self._work())
 
-    def submit(self, feeds: Feeds) -> "asyncio.Future[Inferred]":
-        """Queue one picture; its future may be cancelled as long as it waits."""
-        item = _Item(feeds, asyncio.get_running_loop().create_future())
-        self._queue.append(item)
-        self._wake.set()
-        return item.future
+    def submit(
+        self, feeds: Feeds, within_s: float = math.inf, turn: Turn = USUAL
+    ) -> "asyncio.Future[Inferred]":
+        """Queue one picture; its future may be cancelled as long as it waits.
 
-    def wait_s(self, pictures: int) -> float:
-        """Seconds until `pictures` more would be made, by the measured times."""
-        waiting = sum(not item.future.done() for item in self._queue)
+        It fails with DeadlineError if others go before it for so long that `within_s` cannot be
+        kept: the model is not kept busy with what comes too late.
+        """
+        future: asyncio.Future[Inferred] = asyncio.get_running_loop().create_future()
+        item = _Item(feeds, turn, time.perf_counter() + within_s, future)
+        future.add_done_callback(partial(self._settled, item))
+        self._queue.put(item, turn)
+        self._wake.set()
+        return future
+
+    def wait_s(self, pictures: int, turn: Turn = USUAL) -> float:
+        """Seconds until `pictures` more of this turn would be made; of 0: until one would begin.
+
+        By the measured times and how much longer calls take now, if nobody overtakes them.
+        """
         running_s = max(0.0, self._busy_until - time.perf_counter())
-        return running_s + self._times.total_s(waiting + pictures)
+        place = self._queue.ahead(turn, max(1, pictures)) + min(1, pictures)
+        waiting_s = self._times.until_s(place, len(self._queue) + pictures)
+        return running_s + self._drift.factor * waiting_s
 
     async def close(self) -> None:
         """Stop. What still waits fails; a call that runs is left to end in its thread."""
         self._loop_task.cancel()
         await asyncio.wait([self._loop_task])
-        _fail([item for item in self._queue if not item.future.done()], "the gateway has stopped")
-        self._queue.clear()
+        _fail(list(self._queue), "the gateway has stopped")
         if self._own is not None:
             self._own.shutdown(wait=False, cancel_futures=True)
+
+    def _settled(self, item: _Item, future: "asyncio.Future[Inferred]") -> None:
+        """A picture is made, or has failed, or its caller has left."""
+        waited = item in self._queue
+        self._queue.remove(item)
+        if future.cancelled():
+            self._metrics.cancelled("queued" if waited else "running")
 
     async def _work(self) -> None:
         while True:
@@ -83,45 +126,77 @@ class Batcher:
                 self._wake.clear()
 
     def _take(self) -> list[_Item]:
-        """The next batch out of the queue: the oldest, and what waits with its size.
+        """The next batch out of the queue: whose turn it is, and what waits with its size.
 
-        Pictures of other sizes keep their places; items that were cancelled are dropped.
+        Pictures of other sizes keep their places. Those that would be late in it are dropped.
         """
-        alive = [item for item in self._queue if not item.future.done()]
-        alike = [item for item in alive if item.shapes == alive[0].shapes]
-        batch = alike[: self._times.batch(len(alike))] if alike else []
-        self._queue = deque(item for item in alive if item not in batch)
-        return batch
+        while alike := list(itertools.islice(self._alike(), max(self._times.seconds))):
+            batch = alike[: self._times.batch(len(alike))]
+            taken_s = self._times.seconds[len(batch)]
+            ends = time.perf_counter() + taken_s
+            late = [item for item in batch if item.ends < ends]
+            for item in late:
+                self._drop(item, taken_s)
+            if not late:
+                for item in batch:
+                    self._queue.take(item)
+                return batch
+        return []
+
+    def _alike(self) -> Iterator[_Item]:
+        """What waits with the shapes of the next, in fair order."""
+        waiting = (item for item in self._queue if not item.future.done())
+        first = next(waiting, None)
+        if first is not None:
+            shapes = first.shapes
+            yield first
+            yield from (item for item in waiting if item.shapes == shapes)
+
+    def _drop(self, item: _Item, taken_s: float) -> None:
+        self._queue.remove(item)
+        waited_s = time.perf_counter() - item.queued_at
+        detail = (
+            f"others went before it: {waited_s * 1e3:.0f} ms have passed, the model takes "
+            f"{taken_s * 1e3:.0f} ms, the deadline is {(item.ends - item.queued_at) * 1e3:.0f} ms"
+        )
+        item.future.set_exception(DeadlineError(detail, self.wait_s(0, item.turn)))
 
     async def _run_batch(self, batch: list[_Item]) -> None:
-        start = time.perf_counter()
-        self._busy_until = start + self._times.total_s(len(batch))
+        start, measured_s = time.perf_counter(), self._times.seconds[len(batch)]
+        self._busy_until = start + self._drift.factor * measured_s
         rows = [item.feeds for item in batch]
-        call = asyncio.get_running_loop().run_in_executor(self._executor, self._run, rows)
+        call = asyncio.get_running_loop().run_in_executor(self._executor, self._timed, rows)
         try:
             await asyncio.wait([call])
         except asyncio.CancelledError:
             call.cancel()  # where another model's call is still before it
             _fail(batch, "the gateway has stopped")
             raise
-        infer_s = time.perf_counter() - start
         self._busy_until = 0.0
         cause = call.exception()
         if cause is not None:
             log.error("a batch of %d failed", len(batch), exc_info=cause)
             _fail(batch, "the model failed on this picture; the log says why", cause)
             return
-        _answer(batch, call.result(), start, infer_s)
+        made = call.result()
+        self._drift.add(measured_s, made.ended - start)
+        self._metrics.batch(len(batch), made.ended - made.began)
+        _answer(batch, made)
+
+    def _timed(self, rows: list[Feeds]) -> _Call:
+        began = time.perf_counter()
+        return _Call(self._run(rows), began, time.perf_counter())
 
 
-def _answer(batch: list[_Item], pictures: list[Pixels], start: float, infer_s: float) -> None:
-    for item, pixels in zip(batch, pictures, strict=True):
+def _answer(batch: list[_Item], made: _Call) -> None:
+    for item, pixels in zip(batch, made.pictures, strict=True):
         if not item.future.done():
-            item.future.set_result(Inferred(pixels, start - item.queued_at, infer_s))
+            queue_s = made.began - item.queued_at
+            item.future.set_result(Inferred(pixels, queue_s, made.ended - made.began))
 
 
-def _fail(batch: list[_Item], detail: str, cause: BaseException | None = None) -> None:
-    for item in batch:
+def _fail(items: list[_Item], detail: str, cause: BaseException | None = None) -> None:
+    for item in items:
         if not item.future.done():
             error = InferenceError(detail)
             error.__cause__ = cause

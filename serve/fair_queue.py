@@ -59,6 +59,9 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._turns)
 
+    def __contains__(self, item: T) -> bool:
+        return item in self._turns
+
     def __iter__(self) -> Iterator[T]:
         for *_, item in heapq.merge(*(flow.tagged() for flow in self._flows.values())):
             yield item

@@ -3,6 +3,7 @@
 import logging
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from serve.model import Feeds
 
 GAIN = 0.97  # a larger batch must take at most this share of the time per picture
 REPEATS = 5
+KEPT, KEPT_S = 32, 10.0  # calls that Drift remembers
 
 RunBatch = Callable[[list[Feeds]], list[Pixels]]
 
@@ -34,11 +36,46 @@ class ServiceTimes:
 
     def total_s(self, pictures: int) -> float:
         """Seconds until that many pictures are made, one batch after another."""
+        return self.until_s(pictures, pictures)
+
+    def until_s(self, place: int, waiting: int) -> float:
+        """Seconds until the first `place` of `waiting` pictures are made, by the largest batches.
+
+        The last batch that is needed may hold more of them, and takes its time all the same.
+        """
+        assert place <= waiting, f"place {place} of {waiting}"
         total = 0.0
         for size in sorted(self.seconds, reverse=True):
-            calls, pictures = divmod(pictures, size)
+            calls = min(waiting // size, -(-place // size))
             total += calls * self.seconds[size]
+            place, waiting = max(0, place - calls * size), waiting - calls * size
         return total
+
+
+class Drift:
+    """How much longer calls take than was measured, by those of the last seconds.
+
+    It is what nine in ten of them needed: a wait that is foretold with it is seldom too short.
+    Without any it is 1, so that a machine that was slow once is trusted again.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._ratios: deque[tuple[float, float]] = deque(maxlen=KEPT)  # when, and taken / measured
+
+    def add(self, measured_s: float, taken_s: float) -> None:
+        """A call took `taken_s`. One that was not measured says nothing."""
+        if measured_s > 0:
+            self._ratios.append((self._clock(), taken_s / measured_s))
+
+    @property
+    def factor(self) -> float:
+        """Seconds of now for one second as measured."""
+        oldest = self._clock() - KEPT_S
+        while self._ratios and self._ratios[0][0] < oldest:
+            self._ratios.popleft()
+        ratios = sorted(ratio for _, ratio in self._ratios)
+        return ratios[(len(ratios) - 1) * 9 // 10] if ratios else 1.0
 
 
 def measure(run: RunBatch, rows: list[Feeds], budget_s: float) -> ServiceTimes:

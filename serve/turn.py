@@ -15,3 +15,6 @@ class Turn(NamedTuple):
 
     caller: str = ANYBODY
     priority: Priority = "interactive"
+
+
+USUAL = Turn()

@@ -86,6 +86,7 @@ def test_a_cancelled_picture_is_never_made():
         waited_s = batcher.wait_s(1)
         futures[1].cancel()
         futures[2].cancel()
+        await asyncio.sleep(0)
         assert batcher.wait_s(1) < waited_s
         model.go.set()
         return await asyncio.gather(*futures, return_exceptions=True)
