@@ -3,7 +3,6 @@
 RFC 9457 problems, but under /v1 the shape of OpenAI's API.
 """
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -14,27 +13,28 @@ from starlette.exceptions import HTTPException
 
 from serve import errors
 from serve.errors import FieldError, RequestError, RetryableError, ServeError
-from serve.stamps import stamp_of
+from serve.stamps import note, stamp_of
 
 MEDIA_TYPE = "application/problem+json"
 V1 = "/v1/"
 V1_STATUSES = {422: 400}  # OpenAI's API knows one status for every fault of a request
+CHALLENGE = 'Bearer realm="singlepass"'
 BUG = (500, "internal-error", "the gateway failed; its log says why")
 
 # error -> status, and the tail of `type`; `title` is the tail in words
 STATUSES: dict[type[ServeError], tuple[int, str]] = {
     errors.MalformedBodyError: (400, "malformed-body"),
+    errors.UnauthorizedError: (401, "unauthorized"),
     errors.UnknownModelError: (404, "model-not-found"),
     errors.BodyTooLargeError: (413, "body-too-large"),
     errors.UnsupportedMediaTypeError: (415, "unsupported-media-type"),
     errors.InvalidParametersError: (422, "invalid-parameters"),
     errors.QueueFullError: (429, "queue-full"),
+    errors.RateLimitedError: (429, "rate-limited"),
     errors.DeadlineError: (429, "deadline-cannot-be-met"),
     errors.InferenceError: (500, "inference-failed"),
     errors.NotReadyError: (503, "not-ready"),
 }
-
-log = logging.getLogger(__name__)
 
 
 async def on_serve_error(request: Request, error: Exception) -> JSONResponse:
@@ -44,6 +44,8 @@ async def on_serve_error(request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, RetryableError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, errors.UnauthorizedError):
+        headers["WWW-Authenticate"] = CHALLENGE
     fields = error.errors if isinstance(error, RequestError) else ()
     return _answer(request, status, slug, str(error), fields, headers)
 
@@ -57,10 +59,9 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_bug(request: Request, error: Exception) -> JSONResponse:
-    """What nobody foresaw: the server logs its trace, the client learns nothing of it."""
-    stamp = stamp_of(request.scope)
-    log.error("%s %s failed, request %s", request.method, request.url.path, stamp.request_id)
-    return _answer(request, *BUG, headers=stamp.headers())
+    """What nobody foresaw: the log has its trace, the client learns nothing of it."""
+    stamp_of(request.scope).bug = error
+    return _answer(request, *BUG)
 
 
 def problem(
@@ -99,6 +100,7 @@ def _answer(
     fields: Iterable[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
+    note(request, problem=slug)
     if request.url.path.startswith(V1):
         status = V1_STATUSES.get(status, status)
         return JSONResponse(v1_error(status, slug, detail, fields), status, headers=headers)

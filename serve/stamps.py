@@ -1,11 +1,15 @@
-"""What every answer carries whatever becomes of the request: its id, and the time it took."""
+"""What is known of a request whatever becomes of it: its id, its time, and facts for the log."""
 
 import re
 import time
 import uuid
+from collections.abc import MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from serve.errors import FieldError, InvalidParametersError
@@ -14,42 +18,53 @@ REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:+=/@-]{1,128}")
 KEY = "stamp"
 
+_current: ContextVar["Stamp | None"] = ContextVar("stamp", default=None)
+
 
 def new_id() -> str:
     """A request id of the gateway's own."""
     return uuid.uuid4().hex
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Stamp:
-    """A request's id, and when it came."""
+    """A request's id and when it came; `refused` says what is wrong with the id that it gave.
+
+    `facts` are for the access log and the trace: caller, model, pictures, seed, prompt, and the
+    seconds of the stages as queue_s, tokenize_s, infer_s and encode_s.
+    """
 
     request_id: str = field(default_factory=new_id)
     started: float = field(default_factory=time.perf_counter)
+    refused: InvalidParametersError | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    status: int = 0  # of the answer; 0 before it has begun
+    sent_bytes: int = 0  # of the answer's body
+    bug: Exception | None = None  # what nobody foresaw
+    took_s: float = 0.0  # from the request's head to the answer's end
 
-    def headers(self, timing: str | None = None) -> dict[str, str]:
-        """The headers of its answer; `timing` is the answer's own Server-Timing."""
-        total = f"total;dur={(time.perf_counter() - self.started) * 1e3:.2f}"
-        return {
-            REQUEST_ID_HEADER: self.request_id,
-            "Server-Timing": f"{timing}, {total}" if timing else total,
-        }
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the request came."""
+        return time.perf_counter() - self.started
 
 
-def read_id(headers: Headers) -> str:
-    """The id that the caller gave, else a new one; raises InvalidParametersError."""
+def stamp_for(headers: Headers) -> Stamp:
+    """A new request's stamp, with the id that the caller gave if it is one."""
     given = headers.get(REQUEST_ID_HEADER)
     if given is None:
-        return new_id()
+        return Stamp()
     if not REQUEST_ID.fullmatch(given):
         detail = f"is {given[:60]!r}, allowed are 1 to 128 letters, digits and . _ : + = / @ -"
-        raise InvalidParametersError.of(FieldError(REQUEST_ID_HEADER, detail))
-    return given
+        error = InvalidParametersError.of(FieldError(REQUEST_ID_HEADER, detail))
+        return Stamp(refused=error)
+    return Stamp(given)
 
 
 def put(scope: Scope, stamp: Stamp) -> None:
-    """Keep the stamp with the request."""
+    """Keep the stamp with the request, and with the task that works on it."""
     scope.setdefault("state", {})[KEY] = stamp
+    _current.set(stamp)
 
 
 def stamp_of(scope: Scope) -> Stamp:
@@ -57,3 +72,15 @@ def stamp_of(scope: Scope) -> Stamp:
     stamp = scope["state"][KEY]
     assert isinstance(stamp, Stamp), f"the request carries {type(stamp)}"
     return stamp
+
+
+def note(request: HTTPConnection | Scope, **facts: object) -> None:
+    """Add facts to what is known of a request; never a key. Later ones replace earlier ones."""
+    scope = request if isinstance(request, MutableMapping) else request.scope
+    stamp_of(scope).facts.update(facts)
+
+
+def current_id() -> str | None:
+    """The id of the request that the running task works on."""
+    stamp = _current.get()
+    return None if stamp is None else stamp.request_id
