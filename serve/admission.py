@@ -1,13 +1,12 @@
-"""Who may come in: a bound on accepted pictures, deadlines that can be kept, and the drain."""
+"""Who may come in: a bound on accepted pictures, and deadlines that can be kept."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from serve.backend import Backend
 from serve.errors import DeadlineError, NotReadyError, QueueFullError
 
-ELSEWHERE_S = 1.0  # a draining gateway is soon gone; another one, or its successor, answers
+ELSEWHERE_S = 1.0  # another gateway may be ready before this one is
 
 
 class Admission:
@@ -17,8 +16,11 @@ class Admission:
         self._backend = backend
         self._max_queue = max_queue
         self._open = 0
-        self.draining = False
-        self.stopped = asyncio.Event()  # the drain has taken too long: what is left is refused
+
+    @property
+    def open(self) -> int:
+        """Pictures that are accepted and not yet answered."""
+        return self._open
 
     @property
     def idle(self) -> bool:
@@ -26,9 +28,7 @@ class Admission:
         return self._open == 0
 
     def check_ready(self) -> None:
-        """Raise NotReadyError, with the reason, unless requests are being accepted."""
-        if self.draining:
-            raise NotReadyError("the gateway is draining and accepts nothing new", ELSEWHERE_S)
+        """Raise NotReadyError, with the reason, unless pictures can be made."""
         if not self._backend.ready:
             raise NotReadyError(self._backend.why_not, ELSEWHERE_S)
 

@@ -1,51 +1,54 @@
 """The ASGI application: everything it needs is an argument, and is opened in one lifespan."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 
 import serve
 from serve import openai
-from serve.admission import Admission
 from serve.backend import Backend
 from serve.backend_ort import OrtBackend
+from serve.drain import Drain
 from serve.errors import ServeError, SettingsError
-from serve.generate import Generator
-from serve.model import Model, load_model
-from serve.problems import on_bug, on_http_error, on_serve_error
+from serve.layers import layers, open_tracing
+from serve.metrics import Metrics, ModelMetrics
+from serve.model import Model
+from serve.problems import on_http_error, on_serve_error
+from serve.repository import Repository
 from serve.routes import Gateway, router
 from serve.settings import Settings
-from serve.stamping import Stamping
 
 log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
-    """The gateway for one model of the repository; without a back end, on the settings' one.
+    """The gateway for the models of the repository; without a back end, on the settings' one.
 
-    Its lifespan raises RepositoryError if the model cannot be loaded.
+    A back end that is given serves one model, and stays with its version. The lifespan raises
+    RepositoryError if the models cannot be loaded.
     """
+    metrics = Metrics(serve.__version__)
+    tracing = open_tracing(settings)
+
+    def open_backend(model: Model, metrics: ModelMetrics) -> Backend:
+        return _open_backend(model, settings) if backend is None else backend
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        model = await asyncio.to_thread(load_model, settings.repository, settings.model)
-        engine = _open_backend(model, settings) if backend is None else backend
-        generator = Generator(model, engine, settings.encode_workers)
-        await engine.start()
-        app.state.gateway = Gateway(
-            settings, model, generator, Admission(engine, settings.max_queue)
-        )
+        followed = settings if backend is None else settings.model_copy(update={"reload_s": 0.0})
+        repository = Repository(followed, open_backend, metrics)
         try:
+            await repository.start()
+            app.state.gateway = Gateway(settings, repository, metrics, Drain())
             yield
         finally:
             app.state.gateway = None
-            await engine.close()
-            generator.close()
+            await repository.close()
+            if tracing is not None:
+                await tracing.close()
 
     app = FastAPI(
         title="singlepass",
@@ -54,14 +57,11 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(Stamping)],
-        exception_handlers={
-            ServeError: on_serve_error,
-            HTTPException: on_http_error,
-            Exception: on_bug,
-        },
+        middleware=layers(settings, metrics, tracing),
+        exception_handlers={ServeError: on_serve_error, HTTPException: on_http_error},
     )
     app.state.gateway = None
+    app.state.metrics = metrics
     app.include_router(router)
     app.include_router(openai.router)
     return app

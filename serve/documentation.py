@@ -28,11 +28,12 @@ EXAMPLE_MODEL = {
     "version": 1,
     "digest": EXAMPLE_DIGEST,
     "sizes": ["64x64"],
+    "max_images": 8,
+    "default": True,
 }
 
 ALWAYS = (errors.InvalidParametersError,)  # for the request's id
 READY = (*ALWAYS, errors.NotReadyError)
-PICTURES = tuple(kind for kind in STATUSES if kind is not errors.UnknownModelError)
 
 
 def _object(required: dict[str, Docs], optional: dict[str, Docs] | None = None) -> Docs:
@@ -42,7 +43,9 @@ def _object(required: dict[str, Docs], optional: dict[str, Docs] | None = None) 
 
 STRING: Docs = {"type": "string"}
 NULLABLE: Docs = {"type": ["string", "null"]}
+NULLABLE_INTEGER: Docs = {"type": ["integer", "null"]}
 INTEGER: Docs = {"type": "integer"}
+BOOLEAN: Docs = {"type": "boolean"}
 BYTES: Docs = {"type": "string", "contentEncoding": "base64"}
 PROBLEM = _object(
     {"type": STRING, "title": STRING, "status": INTEGER, "detail": STRING, "request_id": STRING},
@@ -78,7 +81,10 @@ V1_MODEL = _object(
         "version": INTEGER,
         "digest": STRING,
         "sizes": {"type": "array", "items": STRING},
-    }
+        "max_images": INTEGER,
+        "default": BOOLEAN,
+    },
+    {"refused": _object({"reason": STRING}, {"version": NULLABLE_INTEGER})},
 )
 V1_MODELS = _object({"object": {"const": "list"}, "data": {"type": "array", "items": V1_MODEL}})
 
@@ -191,7 +197,7 @@ GENERATE_DOCS: Docs = {
             "description": "The caller has these very bytes; nothing was computed",
             "headers": _headers(**ORIGIN, **ETAG),
         },
-        **_refusals(PICTURES),
+        **_refusals(STATUSES),
     },
 }
 IMAGES_DOCS: Docs = {

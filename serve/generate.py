@@ -95,8 +95,6 @@ def _refused(
     if request.quality is not None and request.format not in WITH_QUALITY:
         detail = f"applies to jpeg and webp, the format is {request.format}"
         refused.append(FieldError("quality", detail))
-    if request.model is not None and request.model not in (model.manifest.model, model.label):
-        refused.append(FieldError("model", f"is {request.model!r}, served is {model.label}"))
     return refused
 
 
@@ -176,7 +174,7 @@ def generate_file(
         raise ServeError(f"{out} cannot be written: there is no folder {out.parent}")
     fields = {"prompt": prompt, "seed": seed, "size": size, "format": format, "quality": quality}
     request = parse_fields(fields)
-    model = load_model(settings.repository, settings.model)
+    model = load_model(settings.repository, *settings.models[:1])
     picture = asyncio.run(_one(read_order(request, model, settings), model, settings))
     try:
         out.write_bytes(picture.data)
@@ -210,7 +208,7 @@ def time_pictures(
 
     Raises ServeError, as `generate_file` does.
     """
-    model = load_model(settings.repository, settings.model)
+    model = load_model(settings.repository, *settings.models[:1])
     return asyncio.run(_time_each(model, settings, count, prompt))
 
 

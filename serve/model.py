@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,13 +70,15 @@ def load_model(repository: Path, name: str | None = None) -> Model:
     Only versions that its config serves are taken: after a rollback, the pinned one. A newer
     version that is broken is logged by name and passed over. Raises RepositoryError.
     """
-    folder = _model_folder(repository, name)
+    models = find_models(repository)
+    if name is None and len(models) > 1:
+        names = ", ".join(models)
+        raise RepositoryError(f"{repository} holds several models, name one of them: {names}")
+    check_named(repository, models, [] if name is None else [name])
     broken: list[RepositoryError] = []
-    numbers = [int(path.name) for path in _versions(folder)]
-    for number in version_policy.served(folder, numbers):
-        version = folder / str(number)
+    for version in served_versions(models[name or next(iter(models))]):
         try:
-            model = _open(version)
+            model = open_model(version)
         except RepositoryError as error:
             broken.append(error)
             continue
@@ -85,7 +88,45 @@ def load_model(repository: Path, name: str | None = None) -> Model:
     raise broken[0]
 
 
-def _open(folder: Path) -> Model:
+def find_models(repository: Path) -> dict[str, Path]:
+    """The folders of a repository that hold versions, by name; raises RepositoryError if none."""
+    if not repository.is_dir():
+        raise RepositoryError(f"the model repository {repository} is not a folder")
+    try:
+        models = {path.name: path for path in sorted(repository.iterdir()) if _versions(path)}
+    except OSError as error:
+        raise RepositoryError(
+            f"the model repository {repository} cannot be read: {error.strerror}"
+        ) from None
+    if not models:
+        raise RepositoryError(f"the model repository {repository} holds no model")
+    return models
+
+
+def check_named(repository: Path, models: Collection[str], names: Iterable[str]) -> None:
+    """Raise RepositoryError for the first name that is not one of the models."""
+    for name in names:
+        if name not in models:
+            held = ", ".join(models)
+            raise RepositoryError(f"there is no model {name!r} in {repository}; it holds: {held}")
+
+
+def served_versions(folder: Path) -> list[Path]:
+    """The version folders of a model that its config serves, the newest first, one at least.
+
+    Raises RepositoryError where there is none, or the config cannot be read.
+    """
+    try:
+        numbers = [int(path.name) for path in _versions(folder)]
+    except OSError as error:
+        raise RepositoryError(f"{folder} cannot be read: {error.strerror}") from None
+    if not numbers:
+        raise RepositoryError(f"{folder} holds no version")
+    return [folder / str(number) for number in version_policy.served(folder, numbers)]
+
+
+def open_model(folder: Path) -> Model:
+    """The model in a version folder, every file checked; raises RepositoryError."""
     manifest = read_manifest(folder)
     if (manifest.model, manifest.version) != (folder.parent.name, int(folder.name)):
         raise RepositoryError(
@@ -103,20 +144,6 @@ def _open(folder: Path) -> Model:
             )
         tokenizers[name] = tokenizer
     return Model(folder, manifest, tokenizers)
-
-
-def _model_folder(repository: Path, name: str | None) -> Path:
-    if not repository.is_dir():
-        raise RepositoryError(f"the model repository {repository} is not a folder")
-    models = {path.name: path for path in sorted(repository.iterdir()) if _versions(path)}
-    if not models:
-        raise RepositoryError(f"the model repository {repository} holds no model")
-    names = ", ".join(models)
-    if name is None and len(models) > 1:
-        raise RepositoryError(f"{repository} holds several models, name one of them: {names}")
-    if name is not None and name not in models:
-        raise RepositoryError(f"there is no model {name!r} in {repository}; it holds: {names}")
-    return models[name or names]
 
 
 def _versions(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from serve.documentation import IMAGES_DOCS, MODEL_DOCS, MODELS_DOCS
-from serve.errors import FieldError, InvalidParametersError, UnknownModelError
+from serve.errors import FieldError, InvalidParametersError
 from serve.etag import identity
 from serve.generate import Answer, Order, read_order
 from serve.manifest import MANIFEST
@@ -24,6 +24,8 @@ from serve.routes import (
     unless_gone,
 )
 from serve.schemas import GenerateRequest, ImagesRequest, parse_body
+from serve.served import Served
+from serve.settings import Settings
 
 # Our name of a field -> OpenAI's.
 NAMES = {"num_images": "n", "format": "output_format", "quality": "output_compression"}
@@ -37,39 +39,34 @@ async def generations(request: Request) -> Response:
     gateway = gateway_of(request)
     deadline_s = read_deadline_s(request, gateway.settings)
     body = parse_body(await read_body(request, gateway.settings.max_body_bytes), ImagesRequest)
-    if body.model is not None:
-        _check_model(body.model, gateway.model)
-    order = _order(body, gateway)
-    key = identity(order, gateway.model)
-    answer = await unless_gone(request, gateway.admission, fill(gateway, key, order, deadline_s))
+    served = gateway.repository.get(body.model)
+    with served.used():
+        order = _order(body, served.model, gateway.settings)
+        key = identity(order, served.model)
+        work = fill(gateway.drain, served, key, order, deadline_s)
+        answer = await unless_gone(request, gateway.drain, work)
     if answer is None:
         return Response(status_code=CLIENT_CLOSED)
-    headers = origin_headers(gateway.model) | {"Server-Timing": timing(answer)}
+    headers = origin_headers(served.model) | {"Server-Timing": timing(answer)}
     return JSONResponse(_images(order, answer), headers=headers)
 
 
 @router.get("/models", openapi_extra=MODELS_DOCS, response_class=JSONResponse)
 async def models(request: Request) -> Response:
-    """The model that is served."""
-    model = gateway_of(request).model
-    return JSONResponse({"object": "list", "data": [_described(model, model.manifest.model)]})
+    """The models that are served."""
+    gateway = gateway_of(request)
+    data = [_described(gateway, served, served.name) for served in gateway.repository.all()]
+    return JSONResponse({"object": "list", "data": data})
 
 
 @router.get("/models/{id:path}", openapi_extra=MODEL_DOCS, response_class=JSONResponse)
 async def one_model(request: Request) -> Response:
     """One model by its name, or by name and version."""
     gateway, name = gateway_of(request), request.path_params["id"]
-    _check_model(name, gateway.model)
-    return JSONResponse(_described(gateway.model, name))
+    return JSONResponse(_described(gateway, gateway.repository.get(name), name))
 
 
-def _check_model(name: str, model: Model) -> None:
-    if name not in (model.manifest.model, model.label):
-        detail = f"is {name[:80]!r}, served is {model.manifest.model}, as {model.label}"
-        raise UnknownModelError(f"model: {detail}", (FieldError("model", detail),))
-
-
-def _order(body: ImagesRequest, gateway: Gateway) -> Order:
+def _order(body: ImagesRequest, model: Model, settings: Settings) -> Order:
     """The order of a body; raises InvalidParametersError with OpenAI's names."""
     fields = GenerateRequest(
         prompt=body.prompt,
@@ -80,7 +77,7 @@ def _order(body: ImagesRequest, gateway: Gateway) -> Order:
         quality=body.output_compression,
     )
     try:
-        return read_order(fields, gateway.model, gateway.settings)
+        return read_order(fields, model, settings)
     except InvalidParametersError as error:
         renamed = (FieldError(NAMES.get(e.name, e.name), e.detail) for e in error.errors)
         raise InvalidParametersError.of(*renamed) from None
@@ -100,17 +97,21 @@ def _images(order: Order, answer: Answer) -> dict[str, object]:
     }
 
 
-def _described(model: Model, name: str) -> dict[str, object]:
-    """OpenAI's Model object; version, digest and sizes are extensions."""
-    manifest = model.manifest
+def _described(gateway: Gateway, served: Served, name: str) -> dict[str, object]:
+    """OpenAI's Model object; what follows `owned_by` are extensions."""
+    manifest, refusal = served.model.manifest, gateway.repository.refusal(served.name)
+    refused = refusal and {"version": refusal.version, "reason": refusal.reason}
     return {
         "id": name,
         "object": "model",
-        "created": _created(model),
+        "created": _created(served.model),
         "owned_by": "singlepass",
         "version": manifest.version,
         "digest": manifest.digest,
         "sizes": manifest.sizes,
+        "max_images": gateway.settings.max_images,
+        "default": gateway.repository.is_default(served),
+        **({"refused": refused} if refused else {}),
     }
 
 

@@ -5,14 +5,14 @@ import base64
 import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from serve.accept import JSON, best_format, wants_json
-from serve.admission import ELSEWHERE_S, Admission
 from serve.documentation import GENERATE_DOCS, LIVEZ_DOCS, READYZ_DOCS
+from serve.drain import ELSEWHERE_S, Drain
 from serve.errors import (
     BodyTooLargeError,
     DeadlineError,
@@ -22,11 +22,14 @@ from serve.errors import (
     UnsupportedMediaTypeError,
 )
 from serve.etag import entity_tag, identity, matches
-from serve.flights import Flight, Flights
-from serve.generate import Answer, Generator, Order, read_order
+from serve.flights import Flight
+from serve.generate import Answer, Order, read_order
 from serve.images import MEDIA_TYPES
+from serve.metrics import Metrics
 from serve.model import Model
+from serve.repository import Repository
 from serve.schemas import GenerateRequest, parse_body
+from serve.served import Served
 from serve.settings import Settings
 
 DEADLINE_HEADER = "X-Deadline-Ms"
@@ -39,10 +42,9 @@ class Gateway:
     """What the routes need, open between the lifespan's start and end: `app.state.gateway`."""
 
     settings: Settings
-    model: Model
-    generator: Generator
-    admission: Admission
-    flights: Flights[Answer] = field(default_factory=Flights)
+    repository: Repository
+    metrics: Metrics
+    drain: Drain
 
 
 router = APIRouter()
@@ -54,15 +56,21 @@ async def generate(request: Request) -> Response:
     gateway = gateway_of(request)
     deadline_s = read_deadline_s(request, gateway.settings)
     fields = parse_body(await read_body(request, gateway.settings.max_body_bytes), GenerateRequest)
+    served = gateway.repository.get(fields.model)
+    with served.used():
+        return await _answer(request, gateway, served, fields, deadline_s)
+
+
+async def _answer(
+    request: Request, gateway: Gateway, served: Served, fields: GenerateRequest, deadline_s: float
+) -> Response:
     accept = ",".join(request.headers.getlist("accept"))
     if "format" not in fields.model_fields_set:
         fields = fields.model_copy(update={"format": best_format(accept)})
-    order = read_order(fields, gateway.model, gateway.settings)
+    order = read_order(fields, served.model, gateway.settings)
     as_json = len(order.seeds) > 1 or wants_json(accept)
-    key, headers = (
-        identity(order, gateway.model),
-        origin_headers(gateway.model) | {"Vary": "Accept"},
-    )
+    key = identity(order, served.model)
+    headers = origin_headers(served.model) | {"Vary": "Accept"}
     if order.format == "raw":
         headers["X-Size"] = order.size
     if fields.seed is not None:
@@ -70,7 +78,8 @@ async def generate(request: Request) -> Response:
         headers["ETag"] = tag
         if matches(request.headers.get("if-none-match"), tag):
             return Response(status_code=304, headers=headers)
-    answer = await unless_gone(request, gateway.admission, fill(gateway, key, order, deadline_s))
+    work = fill(gateway.drain, served, key, order, deadline_s)
+    answer = await unless_gone(request, gateway.drain, work)
     if answer is None:
         return Response(status_code=CLIENT_CLOSED)
     return _as_json(answer, headers) if as_json else _as_bytes(answer, headers)
@@ -86,9 +95,16 @@ async def livez() -> Response:
 @router.get("/readyz", openapi_extra=READYZ_DOCS, response_class=PlainTextResponse)
 @router.head("/readyz", include_in_schema=False)
 async def readyz(request: Request) -> Response:
-    """200 if requests are accepted, else a problem that says why not."""
-    gateway_of(request).admission.check_ready()
-    return PlainTextResponse("ready\n")
+    """200 if requests are accepted for every model, else a problem that says why not.
+
+    Either names the versions that are refused.
+    """
+    gateway = gateway_of(request)
+    gateway.drain.check()
+    why_not, remarks = gateway.repository.why_not(), gateway.repository.remarks()
+    if why_not is not None:
+        raise NotReadyError("; ".join([why_not, *remarks]), ELSEWHERE_S)
+    return PlainTextResponse("\n".join(["ready", *remarks, ""]))
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -100,29 +116,31 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-async def fill(gateway: Gateway, key: str, order: Order, deadline_s: float) -> Answer:
+async def fill(drain: Drain, served: Served, key: str, order: Order, deadline_s: float) -> Answer:
     """The order's pictures: from the identical order that is in flight, else made now."""
     end = time.perf_counter() + deadline_s
-    while (flight := gateway.flights.find(key)) is not None:
-        gateway.admission.check_shared(flight.left_s, end - time.perf_counter())
+    drain.check()
+    while (flight := served.flights.find(key)) is not None:
+        served.admission.check_shared(flight.left_s, end - time.perf_counter())
         try:
             return await flight.result()
         except DeadlineError:
+            drain.check()
             deadline_s = end - time.perf_counter()  # who began it had less time than this one
-    return await _begin(gateway, key, order, deadline_s).result()
+    return await _begin(served, key, order, deadline_s).result()
 
 
-def _begin(gateway: Gateway, key: str, order: Order, deadline_s: float) -> Flight[Answer]:
+def _begin(served: Served, key: str, order: Order, deadline_s: float) -> Flight[Answer]:
     """Admit an order, or raise; it holds its places for as long as its task runs."""
     places = ExitStack()
-    wait_s = places.enter_context(gateway.admission.admit(len(order.seeds), deadline_s))
-    task = asyncio.ensure_future(gateway.generator.generate(order, deadline_s))
+    wait_s = places.enter_context(served.admission.admit(len(order.seeds), deadline_s))
+    task = asyncio.ensure_future(served.generator.generate(order, deadline_s))
     task.add_done_callback(lambda _: places.close())
-    return gateway.flights.begin(key, task, wait_s)
+    return served.flights.begin(key, task, wait_s)
 
 
 async def unless_gone(
-    request: Request, admission: Admission, work: Coroutine[None, None, Answer]
+    request: Request, drain: Drain, work: Coroutine[None, None, Answer]
 ) -> Answer | None:
     """The work's result; None, and the work cancelled, if the client goes away before.
 
@@ -130,7 +148,7 @@ async def unless_gone(
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
-    stopped = asyncio.ensure_future(admission.stopped.wait())
+    stopped = asyncio.ensure_future(drain.over.wait())
     try:
         await asyncio.wait({task, gone, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done() and not task.done():

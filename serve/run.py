@@ -41,7 +41,7 @@ async def _serve(settings: Settings, backend: Backend | None) -> int:
         async with app.router.lifespan_context(app):
             server = DrainingServer(app, settings)
             await server.serve(sockets=[listener])
-            return 1 if server.gateway.admission.stopped.is_set() else 0
+            return 1 if server.gateway.drain.over.is_set() else 0
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -81,9 +81,10 @@ class DrainingServer(uvicorn.Server):
         assert sockets, "the listening socket is opened before"
         port = sockets[0].getsockname()[1]
         url = f"http://{_reachable(self._settings.host)}:{port}"
-        model = self.gateway.model
+        models = (served.model for served in self.gateway.repository.all())
+        named = ", ".join(f"{model.label} ({', '.join(model.manifest.sizes)})" for model in models)
         body = json.dumps({"prompt": EXAMPLE_PROMPT, "seed": 1})
-        print(f"serving {model.label} ({', '.join(model.manifest.sizes)}) on {url}")
+        print(f"serving {named} on {url}")
         print(
             f"curl -sS {url}/generate -H 'Content-Type: application/json' -d '{body}' -o a.png",
             flush=True,
@@ -91,19 +92,19 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second: the drain is over."""
-        draining, self.gateway.admission.draining = self.gateway.admission.draining, True
+        draining, self.gateway.drain.begun = self.gateway.drain.begun, True
         left_s = 0.0 if draining else self._settings.drain_s
         self._drain_ends = time.monotonic() + left_s
         log.info("%s: draining for at most %.0f s", signal.Signals(sig).name, left_s)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: leave once the drain is done, or has taken too long."""
-        admission = self.gateway.admission
+        drain, idle = self.gateway.drain, self.gateway.repository.idle
         left_s = self._drain_ends - time.monotonic()
-        if admission.draining and (admission.idle or left_s <= 0):
-            if not admission.idle:
+        if drain.begun and (idle or left_s <= 0):
+            if not idle:
                 log.warning("the drain is over, what is still in work is answered with 503")
-                admission.stopped.set()
+                drain.over.set()
             self.config.timeout_graceful_shutdown = max(1, math.ceil(left_s))
             self.should_exit = True
         return await super().on_tick(counter)

@@ -49,6 +49,9 @@ class Settings(BaseModel):
         "cpu", description="what ONNX Runtime in this process runs the model on"
     )
     gpu: int = Field(0, ge=0, le=1023, description="which GPU, by CUDA's number")
+    engine_cache: Path | None = Field(
+        None, description="folder for TensorRT's engines; None: the user's cache folder"
+    )
     threads: int = Field(0, ge=0, le=1024, description="threads in one model call; 0: all cores")
     triton: str | None = Field(None, description="HOST:PORT of Triton's gRPC; None: no Triton")
     triton_in_flight: int = Field(
@@ -64,6 +67,19 @@ class Settings(BaseModel):
         (), description="web origins that may ask from a browser, comma separated; or *"
     )
     tracing: bool = Field(False, description="send OpenTelemetry traces, as OTEL_* variables say")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names in `model`, each once; none: all that the repository holds."""
+        named = (part.strip() for part in (self.model or "").split(","))
+        return tuple(dict.fromkeys(name for name in named if name))
+
+    @field_validator("model")
+    @classmethod
+    def _names_one(cls, value: str | None) -> str | None:
+        if value is not None and not value.replace(",", "").strip():
+            raise ValueError("allowed are names of models, comma separated")
+        return value
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -50,7 +50,7 @@ def test_pictures_of_a_client_that_went_away_leave_the_queue(settings, path, fie
         async with app.router.lifespan_context(app):
             sent = await post_and_leave(app, backend, path, fields)
             await asyncio.sleep(0.01)
-            return sent[0]["status"], len(backend.pending), app.state.gateway.admission.idle
+            return sent[0]["status"], len(backend.pending), app.state.gateway.repository.idle
 
     assert asyncio.run(scenario()) == (499, 0, True)
 
@@ -63,7 +63,7 @@ def test_pictures_still_in_work_when_the_gateway_stops_are_refused(settings):
             post = asyncio.create_task(client.post("/generate", json={"prompt": "a red circle"}))
             while not backend.pending:
                 await asyncio.sleep(0.01)
-            app.state.gateway.admission.stopped.set()
+            app.state.gateway.drain.over.set()
             return await post
 
     answer = asyncio.run(scenario())

@@ -55,10 +55,10 @@ def posts(client, count, body=RED, headers=None):
 def test_identical_requests_are_computed_once_and_answered_alike(settings):
     async def scenario(client, gateway, counted, backend):
         waiting = posts(client, 10)
-        await until(lambda: gateway.flights.shared == 9)
-        in_work = gateway.admission._open
+        await until(lambda: gateway.repository.get().flights.shared == 9)
+        in_work = gateway.repository.get().admission._open
         counted.go.set()
-        return await asyncio.gather(*waiting), counted.calls, in_work, gateway.admission.idle
+        return await asyncio.gather(*waiting), counted.calls, in_work, gateway.repository.idle
 
     answers, calls, in_work, idle = while_held(settings, scenario)
     assert (calls, in_work, idle) == (1, 1, True)
@@ -75,7 +75,7 @@ def test_requests_that_differ_in_anything_are_computed_apart(settings):
         waiting = [post for body in bodies for post in posts(client, 1, body)]
         counted.go.set()
         await asyncio.gather(*waiting)
-        return counted.calls, gateway.flights.shared
+        return counted.calls, gateway.repository.get().flights.shared
 
     assert while_held(settings, scenario) == (7, 0)
 
@@ -85,7 +85,7 @@ def test_once_answered_a_request_is_computed_again(settings):
         counted.go.set()
         for _ in range(3):
             await client.post("/generate", json=RED)
-        return counted.calls, gateway.flights._flights
+        return counted.calls, gateway.repository.get().flights._flights
 
     assert while_held(settings, scenario) == (3, {})
 
@@ -93,7 +93,7 @@ def test_once_answered_a_request_is_computed_again(settings):
 def test_a_caller_who_leaves_does_not_take_the_picture_from_the_others(settings):
     async def scenario(client, gateway, counted, backend):
         first, second, third = posts(client, 3)
-        await until(lambda: gateway.flights.shared == 2)
+        await until(lambda: gateway.repository.get().flights.shared == 2)
         first.cancel()
         third.cancel()
         await asyncio.wait([first, third])
@@ -106,12 +106,12 @@ def test_a_caller_who_leaves_does_not_take_the_picture_from_the_others(settings)
 def test_the_last_who_leaves_ends_the_work_and_the_next_begins_anew(settings):
     async def scenario(client, gateway, counted, backend):
         leaving = posts(client, 2)
-        await until(lambda: gateway.flights.shared == 1)
+        await until(lambda: gateway.repository.get().flights.shared == 1)
         for post in leaving:
             post.cancel()
         await asyncio.wait(leaving)
         await until(lambda: not backend.pending)
-        freed = gateway.admission.idle
+        freed = gateway.repository.idle
         (again,) = posts(client, 1)
         await until(lambda: counted.calls == 2)
         counted.go.set()
@@ -129,7 +129,7 @@ def test_an_error_reaches_every_caller(settings):
         app = create_app(settings, FakeBackend(failing))
         async with client_of(app) as client:
             answers = await asyncio.gather(*posts(client, 4))
-            return answers, app.state.gateway.flights.shared
+            return answers, app.state.gateway.repository.get().flights.shared
 
     answers, shared = asyncio.run(run())
     assert shared == 3
@@ -155,7 +155,7 @@ def test_a_draining_gateway_lets_nobody_join(settings):
     async def scenario(client, gateway, counted, backend):
         (first,) = posts(client, 1)
         await until(lambda: counted.calls == 1)
-        gateway.admission.draining = True
+        gateway.drain.begun = True
         late = await client.post("/generate", json=RED)
         counted.go.set()
         return late.status_code, (await first).status_code
@@ -202,7 +202,7 @@ def test_a_flight_that_began_later_under_the_same_key_is_kept():
 def test_both_apis_share(settings, path):
     async def scenario(client, gateway, counted, backend):
         waiting = [*posts(client, 1), asyncio.create_task(client.post(path, json=RED))]
-        await until(lambda: gateway.flights.shared == 1)
+        await until(lambda: gateway.repository.get().flights.shared == 1)
         counted.go.set()
         return [answer.status_code for answer in await asyncio.gather(*waiting)], counted.calls
 

@@ -99,7 +99,7 @@ def test_the_probes_follow_the_gateways_life(settings):
             found = [[(await client.get(path)) for path in ("/livez", "/readyz")]]
             async with app.router.lifespan_context(app):
                 found.append([(await client.get(path)) for path in ("/livez", "/readyz")])
-                app.state.gateway.admission.draining = True
+                app.state.gateway.drain.begun = True
                 found.append([(await client.get(path)) for path in ("/livez", "/readyz")])
                 found.append([await client.post("/generate", json=RED)])
         return found

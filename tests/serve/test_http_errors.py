@@ -49,7 +49,6 @@ def problem(answer: httpx.Response, status: int, slug: str) -> str:
         ({"format": "gif"}, "format", "is 'gif': input should be 'png', 'jpeg', 'webp' or 'raw'"),
         ({"quality": 50}, "quality", "applies to jpeg and webp, the format is png"),
         ({"format": "jpeg", "quality": 101}, "quality", "is 101: input should be less"),
-        ({"model": "other"}, "model", "is 'other', served is tiny/1"),
     ],
 )
 def test_a_bad_field_is_refused_by_name(settings, fields, name, sentence):
@@ -59,6 +58,13 @@ def test_a_bad_field_is_refused_by_name(settings, fields, name, sentence):
     assert error["name"] == name
     assert error["detail"].startswith(sentence)
     assert detail == f"{name}: {error['detail']}"
+
+
+@pytest.mark.parametrize("name", ["other", "tiny/2", ""])
+def test_a_model_that_is_not_served_is_not_found(settings, name):
+    answer = ask(settings, RED | {"model": name})
+    detail = problem(answer, 404, "model-not-found")
+    assert detail == f"model: is {name!r}, served is tiny, as tiny/1"
 
 
 def test_every_bad_field_is_named_at_once(settings):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import shutil
 import time
 
 import httpx
@@ -10,6 +11,7 @@ import openai
 import pytest
 from fake_backend import FakeBackend, client_of
 from PIL import Image
+from tiny_repository import write_version
 
 from serve.app import create_app
 from serve.errors import InferenceError
@@ -159,16 +161,20 @@ def test_a_model_that_is_not_there_is_not_found(settings):
         with_client(settings, lambda client: client.models.retrieve("gpt-image-1"))
 
 
-def test_a_model_whose_folder_is_gone_is_still_described(settings, model, tmp_path):
-    async def run():
-        app = create_app(settings, FakeBackend())
-        async with client_of(app) as http:
-            moved = vars(model) | {"folder": tmp_path / "gone"}
-            gateway = vars(app.state.gateway) | {"model": type(model)(**moved)}
-            app.state.gateway = type(app.state.gateway)(**gateway)
-            return (await http.get("/v1/models")).json()
+def test_a_model_whose_folder_is_gone_is_still_described(settings, tmp_path):
+    folder = write_version(tmp_path)
 
-    assert asyncio.run(run())["data"][0]["created"] == 0
+    async def run():
+        app = create_app(settings.model_copy(update={"repository": tmp_path}), FakeBackend())
+        async with client_of(app) as http:
+            there = (await http.get("/v1/models")).json()
+            shutil.rmtree(folder)
+            return there, (await http.get("/v1/models")).json()
+
+    there, gone = (listed["data"][0] for listed in asyncio.run(run()))
+    assert abs(there["created"] - time.time()) < 60
+    assert gone == there | {"created": 0}
+    assert (gone["default"], gone["max_images"]) == (True, 8)
 
 
 async def broken(feeds):

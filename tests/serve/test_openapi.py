@@ -7,7 +7,7 @@ import pytest
 from fake_backend import FakeBackend, client_of, grey
 
 from serve.app import create_app
-from serve.errors import RetryableError, UnknownModelError
+from serve.errors import RetryableError
 from serve.problems import STATUSES
 from serve.schemas import GenerateRequest, ImagesRequest
 from serve.settings import Settings
@@ -94,13 +94,7 @@ def test_it_describes_every_route_and_nothing_else(document):
 
 @pytest.mark.parametrize(
     ("path", "kind"),
-    # at /generate a model that is not served is an invalid parameter
-    [
-        (path, kind)
-        for path in POSTS
-        for kind in STATUSES
-        if (path, kind) != ("/generate", UnknownModelError)
-    ],
+    [(path, kind) for path in POSTS for kind in STATUSES],
 )
 def test_every_error_of_the_tree_is_documented_where_it_can_be_met(settings, document, path, kind):
     async def failing(feeds):
