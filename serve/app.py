@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 import serve
-from serve import openai
+from serve import openai, page
 from serve.backend import Backend
 from serve.backend_ort import OrtBackend
 from serve.drain import Drain
@@ -64,6 +64,7 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
     app.state.metrics = metrics
     app.include_router(router)
     app.include_router(openai.router)
+    app.include_router(page.router)
     return app
 
 
