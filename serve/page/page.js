@@ -79,6 +79,7 @@ function recall(shown) {
   form.showProblems([]);
   form.fill(shown.settings);
   show(shown);
+  pictures.reveal();
 }
 
 function nothing() {

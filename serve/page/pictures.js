@@ -80,6 +80,11 @@ export function state(name) {
   stage.setAttribute("aria-busy", String(name === "busy"));
 }
 
+// Into view, for somebody who is further down.
+export function reveal() {
+  stage.scrollIntoView({ block: "nearest" });
+}
+
 export function clear() {
   newest += 1;
   place.replaceChildren();
