@@ -101,4 +101,5 @@ def stamped(headers: list[tuple[bytes, bytes]], stamp: Stamp) -> list[tuple[byte
 def route_of(scope: Scope) -> str:
     """The template of the route that was met, as in /v1/models/{id}; else OTHER."""
     route = scope.get("route")
-    return getattr(route, "path_format", None) or getattr(route, "path", OTHER)
+    path = getattr(route, "path_format", None) or getattr(route, "path", None)
+    return path if isinstance(path, str) else OTHER
