@@ -34,7 +34,7 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
     tracing = open_tracing(settings)
 
     def open_backend(model: Model, metrics: ModelMetrics) -> Backend:
-        return _open_backend(model, settings) if backend is None else backend
+        return _open_backend(model, settings, metrics) if backend is None else backend
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -68,7 +68,7 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
     return app
 
 
-def _open_backend(model: Model, settings: Settings) -> Backend:
+def _open_backend(model: Model, settings: Settings, metrics: ModelMetrics) -> Backend:
     """Triton where the settings name one, else ONNX Runtime in this process."""
     if settings.triton is None:
         return OrtBackend(model, settings.threads)
@@ -80,4 +80,4 @@ def _open_backend(model: Model, settings: Settings) -> Backend:
         raise SettingsError(
             f"triton is {settings.triton!r}, which needs the extra singlepass[triton]: {error}"
         ) from None
-    return TritonBackend(model, settings.triton)
+    return TritonBackend(model, settings.triton, settings.triton_in_flight, metrics=metrics)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 from fake_backend import client_of
-from fake_triton import FakeTriton, never, refusal, refusing
+from fake_triton import FakeTriton, never, refusal, refusing, response_of
 from tritonclient.grpc import model_config_pb2
 
 from serve import backend_triton
@@ -25,11 +25,14 @@ from serve.errors import (
     SettingsError,
 )
 from serve.triton_errors import TABLE, error_of
+from serve.turn import Turn
+
+ANYBODYS = Turn()
 
 
 @asynccontextmanager
-async def opened(model, fake):
-    backend = TritonBackend(model, "triton:8001", connect=fake)
+async def opened(model, fake, in_flight=32):
+    backend = TritonBackend(model, "triton:8001", in_flight, connect=fake)
     await backend.start()
     try:
         yield backend
@@ -41,12 +44,12 @@ def feeds_of(model, seed=1):
     return {**model.tokenize("a red circle"), "noise": model.noise(seed)}
 
 
-def infer(model, fake, within_s=5.0):
+def infer(model, fake, within_s=5.0, turn=ANYBODYS):
     """One picture by a back end that lives for it."""
 
     async def scenario():
         async with opened(model, fake) as backend:
-            return await backend.infer(feeds_of(model), within_s)
+            return await backend.infer(feeds_of(model), within_s, turn)
 
     return asyncio.run(scenario())
 
@@ -130,6 +133,50 @@ def test_an_answer_of_another_shape_is_refused(model):
 
     with pytest.raises(InferenceError, match=r"made UINT8 \(1, 32, 32, 3\) in 3072 bytes, the man"):
         infer(model, FakeTriton(model, small))
+
+
+def test_an_answer_without_the_picture_is_refused(model):
+    class Silent(FakeTriton):
+        async def infer(self, request, timeout_s, headers):
+            return type(response_of(np.zeros((1, 1))))()
+
+    with pytest.raises(InferenceError, match=r"made \[\], the manifest says image"):
+        infer(model, Silent(model))
+
+
+def test_priorities_are_told_where_the_model_has_them(model):
+    def told(**config):
+        fake = FakeTriton(model, **config)
+        for turn in (Turn(), Turn("a", "batch")):
+            infer(model, fake, turn=turn)
+        return [asked.request.parameters["priority"].uint64_param for asked in fake.asked]
+
+    queue = {"allow_timeout_override": True}
+    levels = {"priority_levels": 3, "default_priority_level": 1, "default_queue_policy": queue}
+    assert told(dynamic_batching=levels) == [1, 2]
+    assert told(dynamic_batching=levels | {"priority_levels": 1}) == [1, 1]
+    assert told() == [0, 0]
+
+
+def test_pictures_beyond_the_window_wait_here_and_are_refused_when_triton_goes(model, monkeypatch):
+    monkeypatch.setattr(backend_triton, "POLL_S", 0.01)
+
+    async def scenario():
+        fake = FakeTriton(model, never)
+        async with opened(model, fake, in_flight=2) as backend:
+            calls = [backend.infer(feeds_of(model)) for _ in range(5)]
+            await asyncio.sleep(0.005)
+            before = len(fake.asked), backend.waiting
+            fake.down = refusal("UNAVAILABLE", "connection refused")
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            errors = [call.exception() for call in calls if call.done()]
+        await asyncio.wait(calls)
+        return before, errors, [call.exception() for call in calls]
+
+    before, errors, _ = asyncio.run(scenario())
+    assert before == (2, 3)
+    assert [type(error) for error in errors] == [NotReadyError] * 3
+    assert all(str(error).endswith("connection refused") for error in errors)
 
 
 def test_a_server_without_the_version_is_not_ready_and_says_so(model):

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 from replicas import replicas
 
-from serve import backend_triton
+from serve import backend_triton, trace_context
 from serve.backend_triton import TritonBackend
 from serve.errors import NotReadyError
 from serve.triton_channel import TritonChannel
@@ -67,3 +67,22 @@ def test_a_server_that_leaves_costs_no_picture_and_the_last_one_is_503(model):
             return drawn
 
     assert asyncio.run(scenario()) == [1] * 6
+
+
+def test_the_trace_that_a_request_belongs_to_goes_along(model):
+    trace = trace_context.TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "01")
+
+    async def asked(context):
+        trace_context.enter(context)
+        async with replicas(model, HOSTS[:1]) as ((server,), target):
+            backend = TritonBackend(model, "triton.test", connect=lambda _: TritonChannel(target))
+            await backend.start()
+            await draw(backend, model, 1)
+            await backend.close()
+            return server.metadata
+
+    metadata = asyncio.run(asked(trace._replace(state="vendor=1")))
+    assert metadata["traceparent"] == f"00-{trace.trace_id}-{trace.span_id}-01"
+    assert metadata["tracestate"] == "vendor=1"
+    assert "tracestate" not in asyncio.run(asked(trace))
+    assert "traceparent" not in asyncio.run(asked(None))
