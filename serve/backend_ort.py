@@ -1,44 +1,58 @@
-"""The back end in this process: ONNX Runtime on the CPU, behind the micro-batcher."""
+"""The back end in this process: ONNX Runtime behind the micro-batcher, on the CPU or on one GPU."""
 
 import asyncio
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from serve.backend import Inferred
 from serve.batcher import Batcher
+from serve.device_buffers import Arrays, DeviceBuffers
 from serve.errors import InferenceError, RepositoryError
 from serve.images import Pixels
 from serve.manifest import Tensor
+from serve.measuring import measure
+from serve.metrics import ModelMetrics
 from serve.model import Feeds, Model
-from serve.service_times import ServiceTimes, measure
+from serve.providers import Device
+from serve.service_times import ServiceTimes
+from serve.session import open_session
+from serve.turn import USUAL, Turn
 
-MEASURE_S = 2.5
+MEASURE_S = 1.0
+CPU = Device()
 
-# ONNX Runtime raises these when a file is no graph that it can run; they share no parent.
-UNUSABLE_GRAPH = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 ELEMENT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
 
 class OrtBackend:
-    """Serves one model. `threads` 0: all cores; `measure_s` 0: no measuring, one at a time."""
+    """Serves one model. `threads` 0: all cores; `measure_s` 0: no measuring, one at a time.
 
-    def __init__(self, model: Model, threads: int = 0, measure_s: float = MEASURE_S) -> None:
+    Back ends that are given the same `executor`, of one thread, call their models in turn.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        threads: int = 0,
+        measure_s: float = MEASURE_S,
+        *,
+        device: Device = CPU,
+        executor: ThreadPoolExecutor | None = None,
+        metrics: ModelMetrics | None = None,
+    ) -> None:
         self._model = model
         self._threads = threads
         self._measure_s = measure_s
+        self._device = device
+        # of its own: on a GPU, what was recorded while measuring belongs to the thread that did
+        self._own = None if executor else ThreadPoolExecutor(1, thread_name_prefix="infer")
+        self._executor = executor or self._own
+        self._metrics = metrics
         self._session: Any = None
+        self._buffers: DeviceBuffers | None = None
         self._batcher: Batcher | None = None
 
     @property
@@ -52,64 +66,75 @@ class OrtBackend:
         return "the model is not loaded"
 
     async def start(self) -> None:
-        """Open the graph and measure it, off the event loop."""
+        """Open the graph and measure it, off the event loop.
+
+        Raises RepositoryError for the graph's faults, SettingsError where there is no such device.
+        """
         times = await asyncio.to_thread(self._open)
-        self._batcher = Batcher(self.run, times)
+        self._batcher = Batcher(self.run, times, self._executor, self._metrics)
 
     async def close(self) -> None:
         """Stop the batcher and free the graph."""
         batcher, self._batcher = self._batcher, None
         if batcher is not None:
             await batcher.close()
-        self._session = None
+        if self._own is not None:
+            self._own.shutdown(wait=False, cancel_futures=True)
+        self._session = self._buffers = None
 
-    def wait_s(self, pictures: int) -> float:
+    def wait_s(self, pictures: int, turn: Turn = USUAL) -> float:
         """Seconds until that many more would be made."""
         assert self._batcher is not None, "wait_s before start or after close"
-        return self._batcher.wait_s(pictures)
+        return self._batcher.wait_s(pictures, turn)
 
-    def infer(self, feeds: Feeds, within_s: float = math.inf) -> "asyncio.Future[Inferred]":
-        """Queue one picture. Admission has foretold that it is made in time: none is dropped."""
+    def infer(
+        self, feeds: Feeds, within_s: float = math.inf, turn: Turn = USUAL
+    ) -> "asyncio.Future[Inferred]":
+        """Queue one picture."""
         assert self._batcher is not None, "infer before start or after close"
-        return self._batcher.submit(feeds)
+        return self._batcher.submit(feeds, within_s, turn)
 
     def run(self, rows: list[Feeds]) -> list[Pixels]:
         """One call of the graph on a batch of rows of one size; blocks. One [H, W, 3] a row."""
         inputs = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        (images,) = self._session.run([self._model.manifest.output.name], inputs)
         expected = (len(rows), *self._model.manifest.picture_shape(rows[0]["noise"].shape))
+        images = self._call(inputs, expected)
         if images.shape != expected:
             raise InferenceError(f"the graph made {images.shape}, the manifest says {expected}")
         return list(images)
 
+    def _call(self, inputs: Arrays, expected: tuple[int, ...]) -> Pixels:
+        if self._buffers is not None:
+            return self._buffers.run(inputs, expected)
+        (images,) = self._session.run([self._model.manifest.output.name], inputs)
+        assert isinstance(images, np.ndarray), f"the output is {type(images)}"
+        return images
+
     def _open(self) -> ServiceTimes:
-        self._session = _session(self._model, self._threads)
+        model = self._model
+        self._session = open_session(model, self._threads, self._device)
+        _check(model, self._session.get_inputs(), model.manifest.inputs, "inputs")
+        _check(model, self._session.get_outputs(), (model.manifest.output,), "outputs")
+        if self._device.provider != "cpu":
+            self._buffers = DeviceBuffers(self._session, model.manifest.output.name, self._device)
         if self._measure_s == 0:
             return ServiceTimes({1: 0.0})
+        rows = self._rows(model.default_size, model.manifest.max_batch)
+        times = measure(self.run, rows, self._measure_s, self._executor)
+        if self._buffers is not None:
+            self._record_other_sizes(list(times.seconds))
+        return times
+
+    def _record_other_sizes(self, batches: list[int]) -> None:
+        """The first call with a shape is slow on a GPU: nobody shall wait for it."""
+        assert self._executor is not None, "there is a thread for the model's calls"
+        for size in self._model.manifest.sizes[1:]:
+            for batch in batches:
+                self._executor.submit(self.run, self._rows(size, batch)).result()
+
+    def _rows(self, size: str, count: int) -> list[Feeds]:
         ids = self._model.tokenize("")
-        rows: list[Feeds] = [
-            {**ids, "noise": self._model.noise(seed)}
-            for seed in range(self._model.manifest.max_batch)
-        ]
-        return measure(self.run, rows, self._measure_s)
-
-
-def _session(model: Model, threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.use_deterministic_compute = True
-    options.log_severity_level = 3  # its warnings are about graph rewriting; errors are raised
-    try:
-        session = onnxruntime.InferenceSession(
-            model.graph, options, providers=["CPUExecutionProvider"]
-        )
-    except UNUSABLE_GRAPH as error:
-        raise RepositoryError(f"ONNX Runtime cannot load {model.graph}: {error}") from None
-    _check(model, session.get_inputs(), model.manifest.inputs, "inputs")
-    _check(model, session.get_outputs(), (model.manifest.output,), "outputs")
-    return session
+        return [{**ids, "noise": self._model.noise(seed, size)} for seed in range(count)]
 
 
 def _check(model: Model, nodes: list[Any], tensors: tuple[Tensor, ...], kind: str) -> None:

@@ -1,24 +1,16 @@
-"""How long a batch takes on this machine: measured at start, to choose sizes and foretell waits."""
+"""How long a batch takes on this machine: it chooses the sizes of batches and foretells waits."""
 
-import logging
-import statistics
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from serve.images import Pixels
 from serve.model import Feeds
 
-GAIN = 0.97  # a larger batch must take at most this share of the time per picture
-REPEATS = 5
 KEPT, KEPT_S = 32, 10.0  # calls that Drift remembers
 
 RunBatch = Callable[[list[Feeds]], list[Pixels]]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,39 +68,3 @@ class Drift:
             self._ratios.popleft()
         ratios = sorted(ratio for _, ratio in self._ratios)
         return ratios[(len(ratios) - 1) * 9 // 10] if ratios else 1.0
-
-
-def measure(run: RunBatch, rows: list[Feeds], budget_s: float) -> ServiceTimes:
-    """Times of the batch sizes 1..len(rows) that pay, found within about `budget_s` seconds.
-
-    A size pays if it takes less time per picture than every smaller one, and it is only used if it
-    gives the very bytes that its rows give alone. Sizes beyond the budget are not used.
-    """
-    end = time.perf_counter() + budget_s
-    alone = [run(rows[:1])[0]]
-    seconds = {1: _median_s(run, rows[:1], end)}
-    for size in range(2, len(rows) + 1):
-        best = min(taken / used for used, taken in seconds.items())
-        if time.perf_counter() + 2 * size * seconds[1] > end:
-            log.info("batches of %d pictures and more are not used: not measured in time", size)
-            break
-        together = run(rows[:size])
-        taken = _median_s(run, rows[:size], end)
-        if taken / size > GAIN * best:
-            continue
-        alone += [run([row])[0] for row in rows[len(alone) : size]]
-        if all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True)):
-            seconds[size] = taken
-        else:
-            log.warning("batches of %d are not used: they change the pictures", size)
-    return ServiceTimes(seconds)
-
-
-def _median_s(run: RunBatch, rows: list[Feeds], end: float) -> float:
-    """Median over up to REPEATS calls, one at least; none more once the clock has passed `end`."""
-    taken: list[float] = []
-    while not taken or (len(taken) < REPEATS and time.perf_counter() < end):
-        start = time.perf_counter()
-        run(rows)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)

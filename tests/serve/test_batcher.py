@@ -8,7 +8,7 @@ import pytest
 
 from serve.batcher import Batcher
 from serve.errors import InferenceError
-from serve.service_times import ServiceTimes, measure
+from serve.service_times import ServiceTimes
 
 PAYS = ServiceTimes({1: 0.010, 2: 0.012, 4: 0.016})
 
@@ -160,51 +160,3 @@ def test_the_largest_batch_that_pays_is_chosen(waiting, size):
 def test_the_total_time_is_that_of_the_batches_that_will_run():
     assert PAYS.total_s(0) == 0
     assert PAYS.total_s(7) == pytest.approx(0.016 + 0.012 + 0.010)
-
-
-class Clock:
-    """Time that goes on only while a model runs: no other load on the machine moves it."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now_s
-
-    def running(self, seconds, pixel=lambda row, rows: row["i"]):
-        """A model whose calls take `seconds(batch size)`."""
-
-        def call(rows):
-            self.now_s += seconds(len(rows))
-            return [np.full((1, 1, 3), pixel(row, rows), np.uint8) for row in rows]
-
-        return call
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    made = Clock()
-    monkeypatch.setattr("serve.service_times.time", made)
-    return made
-
-
-def test_measuring_keeps_the_sizes_that_take_less_time_a_picture(clock):
-    rows = [feeds(i) for i in range(4)]
-    constant = measure(clock.running(lambda size: 0.004), rows, budget_s=5)
-    linear = measure(clock.running(lambda size: 0.004 * size), rows, budget_s=5)
-    assert sorted(constant.seconds) == [1, 2, 3, 4]
-    assert constant.seconds[4] == pytest.approx(0.004)
-    assert sorted(linear.seconds) == [1]
-
-
-def test_a_batch_size_that_changes_pictures_is_not_used(clock, caplog):
-    wrong = clock.running(lambda size: 0.003, lambda row, rows: row["i"] + (len(rows) == 3))
-    times = measure(wrong, [feeds(i) for i in range(4)], budget_s=5)
-    assert sorted(times.seconds) == [1, 2, 4]
-    assert "batches of 3 are not used: they change the pictures" in caplog.text
-
-
-def test_measuring_a_slow_model_ends_with_its_budget(clock):
-    times = measure(clock.running(lambda size: 0.1), [feeds(i) for i in range(8)], budget_s=0.05)
-    assert sorted(times.seconds) == [1]
-    assert clock.now_s <= 0.2 + 1e-9  # one call to warm up, and one measured

@@ -1,0 +1,117 @@
+"""Measuring at start how long a call takes at each batch size, no longer than it takes to know."""
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+
+import numpy as np
+
+from serve.images import Pixels
+from serve.model import Feeds
+from serve.service_times import RunBatch, ServiceTimes
+
+GAIN = 0.97  # a larger batch must take at most this share of the time per picture
+HOPELESS = 1.15  # a first call that is so much slower per picture settles it
+STABLE = 0.05  # the median is known once it is this near to the fastest call
+LEAST, MOST = 3, 5  # calls that are timed
+
+Call = Callable[[list[Feeds]], tuple[list[Pixels], float]]  # pictures, and the seconds they took
+
+log = logging.getLogger(__name__)
+
+
+def measure(
+    run: RunBatch, rows: list[Feeds], budget_s: float, executor: Executor | None = None
+) -> ServiceTimes:
+    """Times of the batch sizes 1..len(rows) that pay, found within about `budget_s` seconds.
+
+    A size pays if it takes less time per picture than every smaller one, and it is only used if it
+    gives the very bytes that its rows give alone. Sizes beyond the budget are not used. Each call
+    is made in the executor, and only its own time counts, not that of others who wait there too.
+    """
+
+    def call(batch: list[Feeds]) -> tuple[list[Pixels], float]:
+        if executor is None:
+            return _timed(run, batch)
+        return executor.submit(_timed, run, batch).result()
+
+    measuring = _Measuring(call, rows, time.perf_counter() + budget_s)
+    return ServiceTimes(measuring.all())
+
+
+def _timed(run: RunBatch, batch: list[Feeds]) -> tuple[list[Pixels], float]:
+    start = time.perf_counter()
+    pictures = run(batch)
+    return pictures, time.perf_counter() - start
+
+
+class _Measuring:
+    """What is known so far: the seconds of each size, and each row's picture alone."""
+
+    def __init__(self, call: Call, rows: list[Feeds], end: float) -> None:
+        self._call = call
+        self._rows = rows
+        self._end = end
+        self._seconds: dict[int, float] = {}
+        self._alone: list[Pixels] = []
+
+    def all(self) -> dict[int, float]:
+        """The sizes that pay, with their seconds."""
+        late = [size for size in self._worth_measuring() if not self._one(size)]
+        if late:
+            sizes = ", ".join(map(str, sorted(late)))
+            log.info("batches of %s pictures are not used: not measured in time", sizes)
+        paying, best = {}, float("inf")
+        for size, taken in sorted(self._seconds.items()):
+            if size == 1 or taken / size <= GAIN * best:
+                paying[size], best = taken, taken / size
+        return paying
+
+    def _worth_measuring(self) -> Iterator[int]:
+        """1, 2, 4, ... and then what lies between, next to one of them that may pay."""
+        powers = [1 << i for i in range(len(self._rows).bit_length())]
+        yield from powers
+        for low in powers[1:]:
+            if low in self._seconds or 2 * low in self._seconds:
+                yield from range(low + 1, min(2 * low, len(self._rows) + 1))
+
+    def _one(self, size: int) -> bool:
+        """Measure one size, and keep it if it may pay; False where the time is up."""
+        if size > 1 and time.perf_counter() + 2 * size * self._seconds[1] > self._end:
+            return False
+        rows = self._rows[:size]
+        together, _ = self._call(rows)
+        taken = self._median_s(rows)
+        if taken is not None and self._as_alone(together):
+            self._seconds[size] = taken
+        return True
+
+    def _median_s(self, rows: list[Feeds]) -> float | None:
+        """Median of some calls, one at least; None as soon as it clearly does not pay."""
+        smaller = [taken / size for size, taken in self._seconds.items() if size < len(rows)]
+        limit_s = HOPELESS * len(rows) * min(smaller, default=float("inf"))
+        taken: list[float] = []
+        while not taken or (not _known(taken) and time.perf_counter() < self._end):
+            taken.append(self._call(rows)[1])
+            if min(taken) > limit_s:
+                return None
+        return statistics.median(taken)
+
+    def _as_alone(self, together: list[Pixels]) -> bool:
+        """Whether the rows of a batch are the pictures that they are alone."""
+        self._alone = self._alone or together[:1]  # the first batch is one row alone
+        for row in self._rows[len(self._alone) : len(together)]:
+            self._alone.append(self._call([row])[0][0])
+        alone = self._alone[: len(together)]
+        if all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True)):
+            return True
+        log.warning("batches of %d are not used: they change the pictures", len(together))
+        return False
+
+
+def _known(taken: list[float]) -> bool:
+    if len(taken) < LEAST:
+        return False
+    return len(taken) == MOST or statistics.median(taken) <= (1 + STABLE) * min(taken)
