@@ -11,7 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from serve.backend import Inferred
 from serve.errors import DeadlineError, InferenceError
 from serve.fair_queue import FairQueue
 from serve.images import Pixels
+from serve.machine import Machine
 from serve.metrics import ModelMetrics, unobserved
 from serve.model import Feeds
 from serve.service_times import Drift, RunBatch, ServiceTimes
@@ -55,14 +55,14 @@ class _Call(NamedTuple):
 class Batcher:
     """A queue in front of `run`, which is called in one thread, one batch at a time.
 
-    Batchers that are given the same `executor` take turns in it; else each has a thread of its own.
+    Batchers that are given the same machine take turns; else each has one of its own.
     """
 
     def __init__(
         self,
         run: RunBatch,
         times: ServiceTimes,
-        executor: ThreadPoolExecutor | None = None,
+        machine: Machine | None = None,
         metrics: ModelMetrics | None = None,
     ) -> None:
         self._run = run
@@ -71,9 +71,10 @@ class Batcher:
         self._metrics = metrics or unobserved()
         self._queue: FairQueue[_Item] = FairQueue()
         self._wake = asyncio.Event()
-        self._own = None if executor else ThreadPoolExecutor(1, thread_name_prefix="infer")
-        self._executor = executor or self._own
+        self._owns_machine = machine is None
+        self._machine = machine or Machine()
         self._busy_until = 0.0
+        self._machine.join(self)
         self._loop_task = asyncio.ensure_future(self._work())
 
     def submit(
@@ -96,18 +97,34 @@ class Batcher:
 
         By the measured times and how much longer calls take now, if nobody overtakes them.
         """
-        running_s = max(0.0, self._busy_until - time.perf_counter())
         place = self._queue.ahead(turn, max(1, pictures)) + min(1, pictures)
         waiting_s = self._times.until_s(place, len(self._queue) + pictures)
-        return running_s + self._drift.factor * waiting_s
+        others_s = self._machine.others_s(self, 1 + place // max(self._times.seconds))
+        return self.running_s + self._drift.factor * waiting_s + others_s
+
+    @property
+    def running_s(self) -> float:
+        """Seconds that the present call still takes."""
+        return max(0.0, self._busy_until - time.perf_counter())
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds that all take that wait."""
+        return self._drift.factor * self._times.total_s(len(self._queue))
+
+    @property
+    def call_s(self) -> float:
+        """Seconds of the largest batch."""
+        return self._drift.factor * self._times.seconds[max(self._times.seconds)]
 
     async def close(self) -> None:
         """Stop. What still waits fails; a call that runs is left to end in its thread."""
         self._loop_task.cancel()
         await asyncio.wait([self._loop_task])
         _fail(list(self._queue), "the gateway has stopped")
-        if self._own is not None:
-            self._own.shutdown(wait=False, cancel_futures=True)
+        self._machine.leave(self)
+        if self._owns_machine:
+            self._machine.close()
 
     def _settled(self, item: _Item, future: "asyncio.Future[Inferred]") -> None:
         """A picture is made, or has failed, or its caller has left."""
@@ -119,11 +136,12 @@ class Batcher:
     async def _work(self) -> None:
         while True:
             await self._wake.wait()
-            batch = self._take()
-            if batch:
-                await self._run_batch(batch)
-            else:
-                self._wake.clear()
+            async with self._machine.turn:
+                batch = self._take()
+                if batch:
+                    await self._run_batch(batch)
+                else:
+                    self._wake.clear()
 
     def _take(self) -> list[_Item]:
         """The next batch out of the queue: whose turn it is, and what waits with its size.
@@ -165,11 +183,11 @@ class Batcher:
         start, measured_s = time.perf_counter(), self._times.seconds[len(batch)]
         self._busy_until = start + self._drift.factor * measured_s
         rows = [item.feeds for item in batch]
-        call = asyncio.get_running_loop().run_in_executor(self._executor, self._timed, rows)
+        call = asyncio.get_running_loop().run_in_executor(self._machine.executor, self._timed, rows)
         try:
             await asyncio.wait([call])
         except asyncio.CancelledError:
-            call.cancel()  # where another model's call is still before it
+            call.cancel()  # where a model is being measured
             _fail(batch, "the gateway has stopped")
             raise
         self._busy_until = 0.0
