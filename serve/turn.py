@@ -6,6 +6,8 @@ ANYBODY = "anonymous"
 
 Priority = Literal["interactive", "batch"]
 
+PRIORITIES: tuple[Priority, ...] = ("interactive", "batch")
+
 
 class Turn(NamedTuple):
     """Who asked, and how urgently. Pictures of one turn are made in the order in which they came.
