@@ -58,8 +58,8 @@ class Callers:
             return cls(KeyFile(settings.keys), rate)
         if rate is not None:
             raise SettingsError(
-                f"rate is {settings.rate!r} and there are no keys: a limit needs callers that can be "
-                "told apart"
+                f"rate is {settings.rate!r} and there are no keys: a limit needs callers that can "
+                "be told apart"
             )
         return cls()
 
