@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from serve.batcher import Batcher
 from serve.device_buffers import Arrays, DeviceBuffers
 from serve.errors import InferenceError, RepositoryError
 from serve.images import Pixels
+from serve.machine import Machine
 from serve.manifest import Tensor
 from serve.measuring import measure
 from serve.metrics import ModelMetrics
@@ -30,7 +30,7 @@ ELEMENT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)", "uint8": 
 class OrtBackend:
     """Serves one model. `threads` 0: all cores; `measure_s` 0: no measuring, one at a time.
 
-    Back ends that are given the same `executor`, of one thread, call their models in turn.
+    Back ends that are given the same `machine` call their models in turn.
     """
 
     def __init__(
@@ -40,16 +40,15 @@ class OrtBackend:
         measure_s: float = MEASURE_S,
         *,
         device: Device = CPU,
-        executor: ThreadPoolExecutor | None = None,
+        machine: Machine | None = None,
         metrics: ModelMetrics | None = None,
     ) -> None:
         self._model = model
         self._threads = threads
         self._measure_s = measure_s
         self._device = device
-        # of its own: on a GPU, what was recorded while measuring belongs to the thread that did
-        self._own = None if executor else ThreadPoolExecutor(1, thread_name_prefix="infer")
-        self._executor = executor or self._own
+        self._owns_machine = machine is None
+        self._machine = machine or Machine()
         self._metrics = metrics
         self._session: Any = None
         self._buffers: DeviceBuffers | None = None
@@ -71,15 +70,15 @@ class OrtBackend:
         Raises RepositoryError for the graph's faults, SettingsError where there is no such device.
         """
         times = await asyncio.to_thread(self._open)
-        self._batcher = Batcher(self.run, times, self._executor, self._metrics)
+        self._batcher = Batcher(self.run, times, self._machine, self._metrics)
 
     async def close(self) -> None:
         """Stop the batcher and free the graph."""
         batcher, self._batcher = self._batcher, None
         if batcher is not None:
             await batcher.close()
-        if self._own is not None:
-            self._own.shutdown(wait=False, cancel_futures=True)
+        if self._owns_machine:
+            self._machine.close()
         self._session = self._buffers = None
 
     def wait_s(self, pictures: int, turn: Turn = USUAL) -> float:
@@ -120,17 +119,16 @@ class OrtBackend:
         if self._measure_s == 0:
             return ServiceTimes({1: 0.0})
         rows = self._rows(model.default_size, model.manifest.max_batch)
-        times = measure(self.run, rows, self._measure_s, self._executor)
+        times = measure(self.run, rows, self._measure_s, self._machine.executor)
         if self._buffers is not None:
             self._record_other_sizes(list(times.seconds))
         return times
 
     def _record_other_sizes(self, batches: list[int]) -> None:
         """The first call with a shape is slow on a GPU: nobody shall wait for it."""
-        assert self._executor is not None, "there is a thread for the model's calls"
         for size in self._model.manifest.sizes[1:]:
             for batch in batches:
-                self._executor.submit(self.run, self._rows(size, batch)).result()
+                self._machine.executor.submit(self.run, self._rows(size, batch)).result()
 
     def _rows(self, size: str, count: int) -> list[Feeds]:
         ids = self._model.tokenize("")
