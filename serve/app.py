@@ -11,6 +11,7 @@ import serve
 from serve import openai, page
 from serve.backend import Backend
 from serve.backend_ort import OrtBackend
+from serve.documentation import with_keys
 from serve.drain import Drain
 from serve.errors import ServeError, SettingsError
 from serve.layers import layers, open_tracing
@@ -60,6 +61,7 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
         middleware=layers(settings, metrics, tracing),
         exception_handlers={ServeError: on_serve_error, HTTPException: on_http_error},
     )
+    app.openapi = with_keys(app.openapi)  # type: ignore[method-assign]
     app.state.gateway = None
     app.state.metrics = metrics
     app.include_router(router)

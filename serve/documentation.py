@@ -3,18 +3,25 @@
 The errors come from the table in `problems`, so a new one is documented by being there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any
 
 from serve import errors, problems
+from serve.answer_schemas import (
+    PICTURES_JSON,
+    PROBLEM,
+    STRING,
+    V1_ERROR,
+    V1_IMAGES,
+    V1_MODEL,
+    V1_MODELS,
+    Docs,
+)
 from serve.errors import FieldError, RetryableError, ServeError
-from serve.images import FORMATS, MEDIA_TYPES
+from serve.images import MEDIA_TYPES
 from serve.problems import STATUSES, V1_STATUSES
 from serve.schemas import Body, GenerateRequest, ImagesRequest
 from serve.stamps import REQUEST_ID, REQUEST_ID_HEADER
-
-Docs = dict[str, Any]
 
 EXAMPLE_ID = "7f3a9c0e5d1b4e1f8f0c2b6a9d4e7c31"
 EXAMPLE_DIGEST = "dd9a41cea7592db4040fe197a1255812bf7f567c0b0aca5e4cf4584cbf67fae4"
@@ -34,59 +41,15 @@ EXAMPLE_MODEL = {
 
 ALWAYS = (errors.InvalidParametersError,)  # for the request's id
 READY = (*ALWAYS, errors.NotReadyError)
-
-
-def _object(required: dict[str, Docs], optional: dict[str, Docs] | None = None) -> Docs:
-    properties = required | (optional or {})
-    return {"type": "object", "required": list(required), "properties": properties}
-
-
-STRING: Docs = {"type": "string"}
-NULLABLE: Docs = {"type": ["string", "null"]}
-NULLABLE_INTEGER: Docs = {"type": ["integer", "null"]}
-INTEGER: Docs = {"type": "integer"}
-BOOLEAN: Docs = {"type": "boolean"}
-BYTES: Docs = {"type": "string", "contentEncoding": "base64"}
-PROBLEM = _object(
-    {"type": STRING, "title": STRING, "status": INTEGER, "detail": STRING, "request_id": STRING},
-    {"errors": {"type": "array", "items": _object({"name": STRING, "detail": STRING})}},
-)
-V1_ERROR = _object(
-    # `param` is always there, but FastAPI leaves a null out of the examples
-    {"error": _object({"message": STRING, "type": STRING, "code": STRING}, {"param": NULLABLE})}
-)
-PICTURES_JSON = _object(
-    {
-        "model": STRING,
-        "digest": STRING,
-        "media_type": {"enum": list(MEDIA_TYPES.values())},
-        "images": {"type": "array", "items": _object({"seed": INTEGER, "image": BYTES})},
+KEYED = (*READY, errors.UnauthorizedError)
+KEY_SCHEMES: Docs = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "an API key, where the gateway has a file of keys",
     }
-)
-V1_IMAGES = _object(
-    {
-        "created": INTEGER,
-        "data": {"type": "array", "items": _object({"b64_json": BYTES, "seed": INTEGER})},
-        "background": {"const": "opaque"},
-        "output_format": {"enum": list(FORMATS)},
-        "size": STRING,
-    }
-)
-V1_MODEL = _object(
-    {
-        "id": STRING,
-        "object": {"const": "model"},
-        "created": INTEGER,
-        "owned_by": STRING,
-        "version": INTEGER,
-        "digest": STRING,
-        "sizes": {"type": "array", "items": STRING},
-        "max_images": INTEGER,
-        "default": BOOLEAN,
-    },
-    {"refused": _object({"reason": STRING}, {"version": NULLABLE_INTEGER})},
-)
-V1_MODELS = _object({"object": {"const": "list"}, "data": {"type": "array", "items": V1_MODEL}})
+}
+KEY_OR_NONE: list[Docs] = [{}, {"key": []}]
 
 
 def _headers(**described: str) -> Docs:
@@ -128,6 +91,11 @@ DEADLINE = _parameter(
     "refused at once if it cannot be met",
     {"type": "integer", "minimum": 1, "maximum": 86_400_000},
 )
+PRIORITY = _parameter(
+    "X-Priority",
+    "what waits as batch lets what waits as interactive go first, most of the time",
+    {"type": "string", "enum": ["interactive", "batch"], "default": "interactive"},
+)
 IF_NONE_MATCH = _parameter("If-None-Match", "304 if it lists the ETag; needs a seed", STRING)
 
 
@@ -148,6 +116,8 @@ def _refusals(kinds: Iterable[type[ServeError]], v1: bool = False) -> Docs:
         )
         if issubclass(kind, RetryableError):
             answer["headers"] |= _headers(Retry_After="whole seconds, 1 at least")
+        if kind is errors.UnauthorizedError:
+            answer["headers"] |= _headers(WWW_Authenticate="Bearer")
         answer["content"][media_type]["examples"][slug] = {"value": _example(shown, slug, kind, v1)}
     return answers
 
@@ -168,7 +138,8 @@ def _picture(media_type: str) -> Docs:
 
 
 GENERATE_DOCS: Docs = {
-    "parameters": [REQUEST_ID_PARAMETER, DEADLINE, IF_NONE_MATCH],
+    "parameters": [REQUEST_ID_PARAMETER, DEADLINE, PRIORITY, IF_NONE_MATCH],
+    "security": KEY_OR_NONE,
     "requestBody": _body(
         GenerateRequest,
         {
@@ -201,7 +172,8 @@ GENERATE_DOCS: Docs = {
     },
 }
 IMAGES_DOCS: Docs = {
-    "parameters": [REQUEST_ID_PARAMETER, DEADLINE],
+    "parameters": [REQUEST_ID_PARAMETER, DEADLINE, PRIORITY],
+    "security": KEY_OR_NONE,
     "requestBody": _body(
         ImagesRequest,
         {
@@ -239,14 +211,18 @@ def _looked_up(
         "content": _json(schema, example),
     }
     responses = {"200": found, **_refusals(kinds, v1=True)}
-    return {"parameters": [REQUEST_ID_PARAMETER, *parameters], "responses": responses}
+    return {
+        "parameters": [REQUEST_ID_PARAMETER, *parameters],
+        "security": KEY_OR_NONE,
+        "responses": responses,
+    }
 
 
-MODELS_DOCS = _looked_up(V1_MODELS, {"object": "list", "data": [EXAMPLE_MODEL]}, READY)
+MODELS_DOCS = _looked_up(V1_MODELS, {"object": "list", "data": [EXAMPLE_MODEL]}, KEYED)
 MODEL_DOCS = _looked_up(
     V1_MODEL,
     EXAMPLE_MODEL,
-    (*READY, errors.UnknownModelError),
+    (*KEYED, errors.UnknownModelError),
     _parameter("id", "name, or name and version", STRING, "path"),
 )
 
@@ -260,3 +236,15 @@ def _probe(example: str, kinds: Iterable[type[ServeError]]) -> Docs:
 
 LIVEZ_DOCS = _probe("alive\n", ALWAYS)
 READYZ_DOCS = _probe("ready\n", READY)
+METRICS_DOCS = _probe("# TYPE singlepass_pictures_total counter\n", ALWAYS)
+
+
+def with_keys(document: Callable[[], Docs]) -> Callable[[], Docs]:
+    """The application's document with the scheme that the routes' `security` names."""
+
+    def complete() -> Docs:
+        made = document()
+        made.setdefault("components", {})["securitySchemes"] = KEY_SCHEMES
+        return made
+
+    return complete

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from serve.accept import JSON, best_format, wants_json
-from serve.documentation import GENERATE_DOCS, LIVEZ_DOCS, READYZ_DOCS
+from serve.documentation import GENERATE_DOCS, LIVEZ_DOCS, METRICS_DOCS, READYZ_DOCS
 from serve.drain import ELSEWHERE_S, Drain
 from serve.errors import (
     BodyTooLargeError,
@@ -105,6 +105,13 @@ async def readyz(request: Request) -> Response:
     if why_not is not None:
         raise NotReadyError("; ".join([why_not, *remarks]), ELSEWHERE_S)
     return PlainTextResponse("\n".join(["ready", *remarks, ""]))
+
+
+@router.get("/metrics", openapi_extra=METRICS_DOCS, response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """What Prometheus scrapes, also before the models are loaded."""
+    content, media_type = request.app.state.metrics.text()
+    return Response(content, media_type=media_type)
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -14,7 +14,8 @@ from serve.settings import Settings
 
 RED = {"prompt": "a red circle", "seed": 5}
 POSTS = {"/generate": GenerateRequest, "/v1/images/generations": ImagesRequest}
-PATHS = {*POSTS, "/v1/models", "/v1/models/{id}", "/livez", "/readyz"}
+PATHS = {*POSTS, "/v1/models", "/v1/models/{id}", "/livez", "/readyz", "/metrics"}
+NAMED = ("etag", "vary", "retry-after", "server-timing", "www-authenticate")
 TYPES = {
     "object": dict,
     "array": list,
@@ -61,7 +62,7 @@ def check(document, path: str, method: str, answer: httpx.Response) -> None:
     response = documented[str(answer.status_code)]
     named = {name.lower() for name in response["headers"]}
     ours = {name for name in answer.headers if name.startswith("x-")} | {
-        name for name in ("etag", "vary", "retry-after", "server-timing") if name in answer.headers
+        name for name in NAMED if name in answer.headers
     }
     assert ours <= named, (path, answer.status_code, ours - named)
     content = response.get("content", {})
@@ -122,7 +123,7 @@ def test_every_way_to_ask_for_pictures_is_documented(settings, document, path):
 
 def test_every_way_to_look_something_up_is_documented(settings, document):
     bad = {"headers": {"X-Request-ID": "a b"}}
-    paths = {"/v1/models": "/v1/models", "/livez": "/livez", "/readyz": "/readyz"}
+    paths = {path: path for path in ("/v1/models", "/livez", "/readyz", "/metrics")}
     paths |= {"/v1/models/tiny": "/v1/models/{id}", "/v1/models/no": "/v1/models/{id}"}
     requests = [("GET", path, options) for path in paths for options in ({}, bad)]
     for (_, path, _), answer in zip(requests, ask_all(settings, grey, *requests), strict=True):
@@ -163,3 +164,13 @@ def test_every_example_of_a_request_is_one(settings, document, path):
     assert len(examples) == 2
     for example in examples:
         POSTS[path].model_validate(example)
+
+
+def test_a_route_that_can_ask_for_a_key_names_its_scheme(document):
+    schemes = document["components"]["securitySchemes"]
+    keyed = {path for path, operation in operations(document) if "security" in operation}
+    assert keyed == {path for path, one in operations(document) if "401" in one["responses"]}
+    for _, operation in operations(document):
+        named = {name for one in operation.get("security", []) for name in one}
+        assert named <= {*schemes}
+    assert schemes["key"]["scheme"] == "bearer"
