@@ -15,9 +15,11 @@ from serve.documentation import with_keys
 from serve.drain import Drain
 from serve.errors import ServeError, SettingsError
 from serve.layers import layers, open_tracing
+from serve.machine import Machine
 from serve.metrics import Metrics, ModelMetrics
 from serve.model import Model
 from serve.problems import on_http_error, on_serve_error
+from serve.providers import Device
 from serve.repository import Repository
 from serve.routes import Gateway, router
 from serve.settings import Settings
@@ -34,11 +36,13 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
     metrics = Metrics(serve.__version__)
     tracing = open_tracing(settings)
 
-    def open_backend(model: Model, metrics: ModelMetrics) -> Backend:
-        return _open_backend(model, settings, metrics) if backend is None else backend
-
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        machine = Machine()
+
+        def open_backend(model: Model, metrics: ModelMetrics) -> Backend:
+            return _open_backend(model, settings, machine, metrics) if backend is None else backend
+
         followed = settings if backend is None else settings.model_copy(update={"reload_s": 0.0})
         repository = Repository(followed, open_backend, metrics)
         try:
@@ -48,6 +52,7 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
         finally:
             app.state.gateway = None
             await repository.close()
+            machine.close()
             if tracing is not None:
                 await tracing.close()
 
@@ -70,12 +75,17 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
     return app
 
 
-def _open_backend(model: Model, settings: Settings, metrics: ModelMetrics) -> Backend:
+def _open_backend(
+    model: Model, settings: Settings, machine: Machine, metrics: ModelMetrics
+) -> Backend:
     """Triton where the settings name one, else ONNX Runtime in this process."""
     if settings.triton is None:
-        return OrtBackend(model, settings.threads)
-    if settings.threads:
-        log.warning("threads is %d and ignored: Triton runs the model", settings.threads)
+        device = Device.of(settings)
+        return OrtBackend(model, settings.threads, device=device, machine=machine, metrics=metrics)
+    for name in ("threads", "provider"):
+        if getattr(settings, name) != Settings.model_fields[name].default:
+            value = getattr(settings, name)
+            log.warning("%s is %s and ignored: Triton runs the model", name, value)
     try:
         from serve.backend_triton import TritonBackend  # an extra: not every gateway has it
     except (ImportError, RuntimeError) as error:
