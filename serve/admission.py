@@ -1,20 +1,48 @@
-"""Who may come in: a bound on accepted pictures, and deadlines that can be kept."""
+"""Who may come in: a bound on accepted pictures, a share for each caller, deadlines to be kept."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from serve.backend import Backend
 from serve.errors import DeadlineError, NotReadyError, QueueFullError
+from serve.turn import USUAL, Turn
 
 ELSEWHERE_S = 1.0  # another gateway may be ready before this one is
 
 
-class Admission:
-    """Counts the pictures that are accepted and not yet answered, in front of any back end."""
+@dataclass(eq=False)
+class _Accepted:
+    """A request whose pictures are in work, and when they should be done, by the clock."""
 
-    def __init__(self, backend: Backend, max_queue: int) -> None:
+    pictures: int
+    turn: Turn
+    done_at: float
+
+
+class Admission:
+    """Counts the pictures that are accepted and not yet answered, in front of any back end.
+
+    Where callers can be told apart, each holds at most as many places as are still free. One who
+    asks for all there is gets half of them, two get a third each: some are always left for who
+    comes next, and nobody has to say how many callers there are. This is the dynamic threshold of
+    Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet
+    Switches" (IEEE/ACM Transactions on Networking, 1998), with factor 1.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        max_queue: int,
+        told_apart: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._backend = backend
         self._max_queue = max_queue
+        self._told_apart = told_apart
+        self._clock = clock
+        self._accepted: set[_Accepted] = set()
         self._open = 0
 
     @property
@@ -33,18 +61,21 @@ class Admission:
             raise NotReadyError(self._backend.why_not, ELSEWHERE_S)
 
     @contextmanager
-    def admit(self, pictures: int, deadline_s: float) -> Iterator[float]:
+    def admit(self, pictures: int, deadline_s: float, turn: Turn = USUAL) -> Iterator[float]:
         """Hold places for a request's pictures while they are made; gives the seconds to wait.
 
         Raises NotReadyError, QueueFullError or DeadlineError at once, never after waiting.
         """
         self.check_ready()
-        self._check_queue(pictures)
-        self._check_deadline(pictures, deadline_s)
+        self._check_queue(pictures, turn)
+        wait_s = self._check_deadline(pictures, deadline_s, turn)
+        accepted = _Accepted(pictures, turn, self._clock() + wait_s)
+        self._accepted.add(accepted)
         self._open += pictures
         try:
-            yield self._backend.wait_s(pictures)
+            yield wait_s
         finally:
+            self._accepted.remove(accepted)
             self._open -= pictures
 
     def check_shared(self, wait_s: float, deadline_s: float) -> None:
@@ -60,21 +91,48 @@ class Admission:
                 retry_after_s=wait_s,
             )
 
-    def _check_queue(self, pictures: int) -> None:
-        excess = self._open + pictures - self._max_queue
+    def _check_queue(self, pictures: int, turn: Turn) -> None:
+        held = self._held(turn.caller)
+        excess = self._open + held + pictures - self._max_queue
         if excess > 0:
-            share = min(1.0, excess / max(1, self._open))
+            share = f", {held} of them for {turn.caller}" if held else ""
+            rule = " and each caller at most as many as are free" if held else ""
             raise QueueFullError(
-                f"{self._open} pictures are in work and {pictures} more were asked for, "
-                f"the gateway takes {self._max_queue} at a time",
-                retry_after_s=share * self._backend.wait_s(0),
+                f"{self._open} pictures are in work{share} and {pictures} more were asked for, "
+                f"the gateway takes {self._max_queue} at a time{rule}",
+                retry_after_s=self._freed_s(excess, turn.caller),
             )
 
-    def _check_deadline(self, pictures: int, deadline_s: float) -> None:
-        wait_s = self._backend.wait_s(pictures)
+    def _check_deadline(self, pictures: int, deadline_s: float, turn: Turn) -> float:
+        wait_s = self._backend.wait_s(pictures, turn)
         if wait_s > deadline_s:
+            begin_s = self._backend.wait_s(0, turn)
             raise DeadlineError(
                 f"ready in {wait_s * 1e3:.0f} ms, the deadline is {deadline_s * 1e3:.0f} ms; "
-                f"without a queue it would take {(wait_s - self._backend.wait_s(0)) * 1e3:.0f} ms",
-                retry_after_s=min(wait_s - deadline_s, self._backend.wait_s(0)),
+                f"without a queue it would take {(wait_s - begin_s) * 1e3:.0f} ms",
+                retry_after_s=min(wait_s - deadline_s, begin_s),
             )
+        return wait_s
+
+    def _held(self, caller: str) -> int:
+        """Places that count against this caller in particular."""
+        if not self._told_apart:
+            return 0
+        return sum(one.pictures for one in self._accepted if one.turn.caller == caller)
+
+    def _freed_s(self, excess: int, caller: str) -> float:
+        """Seconds until so many places are free; those that the caller gives back count twice.
+
+        Requests give theirs back at once, in the order in which they should be done. Where others
+        went before them since, all are as much later as the last one is.
+        """
+        now = self._clock()
+        by_end = sorted(self._accepted, key=lambda one: one.done_at)
+        drained_s = max(self._backend.wait_s(0, turn) for turn in {one.turn for one in by_end})
+        late_s = max(0.0, drained_s - max(0.0, by_end[-1].done_at - now))
+        for one in by_end:
+            own = self._told_apart and one.turn.caller == caller
+            excess -= one.pictures * (2 if own else 1)
+            if excess <= 0:
+                return max(0.0, one.done_at - now) + late_s
+        raise AssertionError(f"{excess} places more than there are")

@@ -97,10 +97,15 @@ class Batcher:
 
         By the measured times and how much longer calls take now, if nobody overtakes them.
         """
-        place = self._queue.ahead(turn, max(1, pictures)) + min(1, pictures)
-        waiting_s = self._times.until_s(place, len(self._queue) + pictures)
-        others_s = self._machine.others_s(self, 1 + place // max(self._times.seconds))
+        ahead = self._queue.ahead(turn, max(1, pictures)) - max(0, pictures - 1)
+        waiting_s = self._times.wait_s(pictures, ahead, len(self._queue))
+        others_s = self._machine.others_s(self, 1 + (ahead + pictures) // max(self._times.seconds))
         return self.running_s + self._drift.factor * waiting_s + others_s
+
+    @property
+    def waiting(self) -> int:
+        """Pictures in the queue."""
+        return len(self._queue)
 
     @property
     def running_s(self) -> float:

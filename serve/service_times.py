@@ -43,6 +43,16 @@ class ServiceTimes:
             place, waiting = max(0, place - calls * size), waiting - calls * size
         return total
 
+    def wait_s(self, pictures: int, ahead: int, waiting: int) -> float:
+        """Seconds until `pictures` that come now are made, `ahead` of those `waiting` before them.
+
+        Of 0: until they would begin. It is not counted on that they share a batch with the last of
+        those ahead: so it falls as time passes, if nobody else comes, and never rises.
+        """
+        begin_s = self.until_s(ahead, waiting)
+        together_s = self.until_s(ahead + pictures, waiting + pictures)  # with some from behind
+        return max(begin_s + self.total_s(pictures), together_s) if pictures else begin_s
+
 
 class Drift:
     """How much longer calls take than was measured, by those of the last seconds.

@@ -14,6 +14,7 @@ from serve.backend import Backend, Inferred
 from serve.images import Pixels
 from serve.model import Feeds
 from serve.settings import Settings
+from serve.turn import USUAL, Turn
 
 Function = Callable[[Feeds], Awaitable[Pixels]]
 
@@ -33,6 +34,7 @@ class FakeBackend:
         self.ready = False
         self.why_not = "the model is not loaded"
         self.within_s: list[float] = []
+        self.turns: list[Turn] = []
         self.pending: set[asyncio.Future[Inferred]] = set()
 
     async def start(self) -> None:
@@ -41,11 +43,18 @@ class FakeBackend:
     async def close(self) -> None:
         self.ready = False
 
-    def wait_s(self, pictures: int) -> float:
+    @property
+    def waiting(self) -> int:
+        return len(self.pending)
+
+    def wait_s(self, pictures: int, turn: Turn = USUAL) -> float:
         return self.queue_s + pictures * self.each_s
 
-    def infer(self, feeds: Feeds, within_s: float = math.inf) -> asyncio.Future[Inferred]:
+    def infer(
+        self, feeds: Feeds, within_s: float = math.inf, turn: Turn = USUAL
+    ) -> asyncio.Future[Inferred]:
         self.within_s.append(within_s)
+        self.turns.append(turn)
         future = asyncio.ensure_future(self._infer(feeds))
         self.pending.add(future)
         future.add_done_callback(self.pending.discard)

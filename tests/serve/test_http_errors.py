@@ -194,7 +194,7 @@ def test_a_full_queue_is_refused_with_the_time_to_wait(repository):
     first, refused, later = asyncio.run(talk())
     assert (first.status_code, later.status_code) == (200, 200)
     assert problem(refused, 429, "queue-full").startswith("4 pictures are in work and 1 more")
-    assert refused.headers["retry-after"] == "5"
+    assert refused.headers["retry-after"] == "20"  # a request gives all its places back at once
 
 
 def test_every_error_that_a_request_can_meet_has_a_status():
