@@ -11,6 +11,7 @@ import serve
 from serve import openai, page
 from serve.backend import Backend
 from serve.backend_ort import OrtBackend
+from serve.callers import Callers
 from serve.documentation import with_keys
 from serve.drain import Drain
 from serve.errors import ServeError, SettingsError
@@ -38,7 +39,7 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        machine = Machine()
+        machine, callers = Machine(), Callers.of(settings)
 
         def open_backend(model: Model, metrics: ModelMetrics) -> Backend:
             return _open_backend(model, settings, machine, metrics) if backend is None else backend
@@ -47,10 +48,12 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
         repository = Repository(followed, open_backend, metrics)
         try:
             await repository.start()
-            app.state.gateway = Gateway(settings, repository, metrics, Drain())
+            await callers.start()
+            app.state.gateway = Gateway(settings, repository, callers, metrics, Drain())
             yield
         finally:
             app.state.gateway = None
+            await callers.close()
             await repository.close()
             machine.close()
             if tracing is not None:

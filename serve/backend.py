@@ -28,6 +28,10 @@ class Backend(Protocol):
     def why_not(self) -> str:
         """Where it is not ready: why, in one sentence for who asks."""
 
+    @property
+    def waiting(self) -> int:
+        """Pictures that were asked for and have not begun."""
+
     async def start(self) -> None:
         """Open what is needed; raises RepositoryError if the graph cannot be served."""
 

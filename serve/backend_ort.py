@@ -64,6 +64,11 @@ class OrtBackend:
         """Why it is not ready."""
         return "the model is not loaded"
 
+    @property
+    def waiting(self) -> int:
+        """Pictures that have not begun."""
+        return 0 if self._batcher is None else self._batcher.waiting
+
     async def start(self) -> None:
         """Open the graph and measure it, off the event loop.
 

@@ -14,10 +14,12 @@ from serve.backend import Backend, Inferred
 from serve.backend_ort import OrtBackend
 from serve.errors import FieldError, InvalidParametersError, ServeError
 from serve.images import WITH_QUALITY, Format, Origin, encode
+from serve.metrics import ModelMetrics, unobserved
 from serve.model import Feeds, Model, load_model
 from serve.noise import MAX_SEED
 from serve.schemas import GenerateRequest, parse_fields
 from serve.settings import Settings
+from serve.turn import USUAL, Turn
 
 SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
@@ -101,7 +103,14 @@ def _refused(
 class Generator:
     """Fills orders with a model, a back end and a pool of threads that encode."""
 
-    def __init__(self, model: Model, backend: Backend, encode_workers: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        backend: Backend,
+        encode_workers: int,
+        metrics: ModelMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics or unobserved()
         self._model = model
         self._backend = backend
         self._encoders = ThreadPoolExecutor(encode_workers, thread_name_prefix="encode")
@@ -110,8 +119,10 @@ class Generator:
         """Let the encoding threads go."""
         self._encoders.shutdown(wait=False, cancel_futures=True)
 
-    async def generate(self, order: Order, within_s: float = math.inf) -> Answer:
-        """The order's pictures, for somebody who waits `within_s` for them.
+    async def generate(
+        self, order: Order, within_s: float = math.inf, turn: Turn = USUAL
+    ) -> Answer:
+        """The order's pictures, for somebody who waits `within_s` for them, in their turn.
 
         Raises InferenceError or a RetryableError. Cancelling takes them out of the queue.
         """
@@ -120,29 +131,35 @@ class Generator:
             {**order.ids, "noise": self._model.noise(seed, order.size)} for seed in order.seeds
         ]
         drawn = time.perf_counter()
-        inferred = await self._infer(feeds, within_s - (drawn - start))
+        inferred = await self._infer(feeds, within_s - (drawn - start), turn)
         made = time.perf_counter()
-        pictures = await asyncio.gather(
-            *(
-                self._encode(order, seed, one)
-                for seed, one in zip(order.seeds, inferred, strict=True)
-            )
-        )
-        return Answer(
+        pictures = await self._encode_all(order, inferred)
+        answer = Answer(
             pictures=tuple(pictures),
             queue_s=max(one.queue_s for one in inferred),
             tokenize_s=order.tokenize_s + drawn - start,
             infer_s=max(one.infer_s for one in inferred),
             encode_s=time.perf_counter() - made,
         )
+        self._metrics.made(answer)
+        return answer
 
-    async def _infer(self, feeds: list[Feeds], within_s: float) -> list[Inferred]:
-        futures = [self._backend.infer(one, within_s) for one in feeds]
+    async def _infer(self, feeds: list[Feeds], within_s: float, turn: Turn) -> list[Inferred]:
+        futures = [self._backend.infer(one, within_s, turn) for one in feeds]
         try:
             return await asyncio.gather(*futures)
         finally:
             for future in futures:
                 future.cancel()
+
+    async def _encode_all(self, order: Order, inferred: list[Inferred]) -> list[Picture]:
+        each = zip(order.seeds, inferred, strict=True)
+        try:
+            return await asyncio.gather(*(self._encode(order, seed, one) for seed, one in each))
+        except asyncio.CancelledError:
+            for _ in inferred:
+                self._metrics.cancelled("encoding")
+            raise
 
     async def _encode(self, order: Order, seed: int, inferred: Inferred) -> Picture:
         origin = Origin(order.prompt, seed, self._model.label, self._model.manifest.digest)

@@ -14,18 +14,20 @@ from serve.model import Model
 from serve.routes import (
     CLIENT_CLOSED,
     Gateway,
+    asker_of,
     base64_of,
     fill,
     gateway_of,
+    note_order,
     origin_headers,
     read_body,
-    read_deadline_s,
     timing,
     unless_gone,
 )
 from serve.schemas import GenerateRequest, ImagesRequest, parse_body
 from serve.served import Served
 from serve.settings import Settings
+from serve.stamps import note
 
 # Our name of a field -> OpenAI's.
 NAMES = {"num_images": "n", "format": "output_format", "quality": "output_compression"}
@@ -37,24 +39,24 @@ router = APIRouter(prefix="/v1")
 async def generations(request: Request) -> Response:
     """Pictures from a prompt, in base64."""
     gateway = gateway_of(request)
-    deadline_s = read_deadline_s(request, gateway.settings)
+    asker = asker_of(request, gateway)
     body = parse_body(await read_body(request, gateway.settings.max_body_bytes), ImagesRequest)
     served = gateway.repository.get(body.model)
     with served.used():
         order = _order(body, served.model, gateway.settings)
-        key = identity(order, served.model)
-        work = fill(gateway.drain, served, key, order, deadline_s)
+        note_order(request, served, order)
+        work = fill(gateway, served, identity(order, served.model), order, asker)
         answer = await unless_gone(request, gateway.drain, work)
     if answer is None:
         return Response(status_code=CLIENT_CLOSED)
-    headers = origin_headers(served.model) | {"Server-Timing": timing(answer)}
+    headers = origin_headers(served.model) | {"Server-Timing": timing(request, answer)}
     return JSONResponse(_images(order, answer), headers=headers)
 
 
 @router.get("/models", openapi_extra=MODELS_DOCS, response_class=JSONResponse)
 async def models(request: Request) -> Response:
     """The models that are served."""
-    gateway = gateway_of(request)
+    gateway = _for_caller(request)
     data = [_described(gateway, served, served.name) for served in gateway.repository.all()]
     return JSONResponse({"object": "list", "data": data})
 
@@ -62,8 +64,15 @@ async def models(request: Request) -> Response:
 @router.get("/models/{id:path}", openapi_extra=MODEL_DOCS, response_class=JSONResponse)
 async def one_model(request: Request) -> Response:
     """One model by its name, or by name and version."""
-    gateway, name = gateway_of(request), request.path_params["id"]
+    gateway, name = _for_caller(request), request.path_params["id"]
     return JSONResponse(_described(gateway, gateway.repository.get(name), name))
+
+
+def _for_caller(request: Request) -> Gateway:
+    """The gateway, for who may ask it; raises UnauthorizedError."""
+    gateway = gateway_of(request)
+    note(request, caller=gateway.callers.identify(request.headers).name)
+    return gateway
 
 
 def _order(body: ImagesRequest, model: Model, settings: Settings) -> Order:

@@ -6,11 +6,13 @@ import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from serve.accept import JSON, best_format, wants_json
+from serve.callers import Caller, Callers
 from serve.documentation import GENERATE_DOCS, LIVEZ_DOCS, METRICS_DOCS, READYZ_DOCS
 from serve.drain import ELSEWHERE_S, Drain
 from serve.errors import (
@@ -31,6 +33,8 @@ from serve.repository import Repository
 from serve.schemas import GenerateRequest, parse_body
 from serve.served import Served
 from serve.settings import Settings
+from serve.stamps import note
+from serve.turn import Turn
 
 DEADLINE_HEADER = "X-Deadline-Ms"
 MAX_DEADLINE_MS = 86_400_000
@@ -43,8 +47,17 @@ class Gateway:
 
     settings: Settings
     repository: Repository
+    callers: Callers
     metrics: Metrics
     drain: Drain
+
+
+class Asker(NamedTuple):
+    """Who asks for pictures, when it is their turn, and how long they wait for them."""
+
+    caller: Caller
+    turn: Turn
+    deadline_s: float
 
 
 router = APIRouter()
@@ -54,20 +67,21 @@ router = APIRouter()
 async def generate(request: Request) -> Response:
     """Pictures from a prompt: one as its bytes, several (or on request) as JSON."""
     gateway = gateway_of(request)
-    deadline_s = read_deadline_s(request, gateway.settings)
+    asker = asker_of(request, gateway)
     fields = parse_body(await read_body(request, gateway.settings.max_body_bytes), GenerateRequest)
     served = gateway.repository.get(fields.model)
     with served.used():
-        return await _answer(request, gateway, served, fields, deadline_s)
+        return await _answer(request, gateway, served, fields, asker)
 
 
 async def _answer(
-    request: Request, gateway: Gateway, served: Served, fields: GenerateRequest, deadline_s: float
+    request: Request, gateway: Gateway, served: Served, fields: GenerateRequest, asker: Asker
 ) -> Response:
     accept = ",".join(request.headers.getlist("accept"))
     if "format" not in fields.model_fields_set:
         fields = fields.model_copy(update={"format": best_format(accept)})
     order = read_order(fields, served.model, gateway.settings)
+    note_order(request, served, order)
     as_json = len(order.seeds) > 1 or wants_json(accept)
     key = identity(order, served.model)
     headers = origin_headers(served.model) | {"Vary": "Accept"}
@@ -77,11 +91,13 @@ async def _answer(
         tag = entity_tag(key, JSON if as_json else MEDIA_TYPES[order.format])
         headers["ETag"] = tag
         if matches(request.headers.get("if-none-match"), tag):
+            gateway.metrics.reused("etag")
             return Response(status_code=304, headers=headers)
-    work = fill(gateway.drain, served, key, order, deadline_s)
+    work = fill(gateway, served, key, order, asker)
     answer = await unless_gone(request, gateway.drain, work)
     if answer is None:
         return Response(status_code=CLIENT_CLOSED)
+    headers["Server-Timing"] = timing(request, answer)
     return _as_json(answer, headers) if as_json else _as_bytes(answer, headers)
 
 
@@ -123,25 +139,59 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-async def fill(drain: Drain, served: Served, key: str, order: Order, deadline_s: float) -> Answer:
-    """The order's pictures: from the identical order that is in flight, else made now."""
-    end = time.perf_counter() + deadline_s
-    drain.check()
+def asker_of(request: Request, gateway: Gateway) -> Asker:
+    """Who asks, by the headers alone; raises UnauthorizedError or InvalidParametersError."""
+    caller = gateway.callers.identify(request.headers)
+    note(request, caller=caller.name)
+    return Asker(caller, caller.turn(request.headers), read_deadline_s(request, gateway.settings))
+
+
+def note_order(request: Request, served: Served, order: Order) -> None:
+    """What is asked for, for the access log."""
+    note(
+        request,
+        model=served.model.label,
+        pictures=len(order.seeds),
+        seed=order.seeds[0],
+        prompt=order.prompt,
+    )
+
+
+async def fill(gateway: Gateway, served: Served, key: str, order: Order, asker: Asker) -> Answer:
+    """The order's pictures: from the identical order that is in flight, else made now.
+
+    Only orders of one priority are identical: who is in a hurry does not wait behind who is not.
+    The caller is charged once it is accepted.
+    """
+    end = time.perf_counter() + asker.deadline_s
+    key, charged = f"{key} {asker.turn.priority}", False
+    gateway.drain.check()
     while (flight := served.flights.find(key)) is not None:
         served.admission.check_shared(flight.left_s, end - time.perf_counter())
+        if not charged:
+            gateway.callers.charge(asker.caller, len(order.seeds))
+            gateway.metrics.reused("in_flight")
+            charged = True
         try:
             return await flight.result()
-        except DeadlineError:
-            drain.check()
-            deadline_s = end - time.perf_counter()  # who began it had less time than this one
-    return await _begin(served, key, order, deadline_s).result()
+        except DeadlineError:  # who began it had less time than this one
+            gateway.drain.check()
+            asker = asker._replace(deadline_s=end - time.perf_counter())
+    with ExitStack() as places:
+        admitted = served.admission.admit(len(order.seeds), asker.deadline_s, asker.turn)
+        wait_s = places.enter_context(admitted)
+        if not charged:
+            gateway.callers.charge(asker.caller, len(order.seeds))
+        flight = _begin(served, key, order, asker, wait_s, places.pop_all())
+    return await flight.result()
 
 
-def _begin(served: Served, key: str, order: Order, deadline_s: float) -> Flight[Answer]:
-    """Admit an order, or raise; it holds its places for as long as its task runs."""
-    places = ExitStack()
-    wait_s = places.enter_context(served.admission.admit(len(order.seeds), deadline_s))
-    task = asyncio.ensure_future(served.generator.generate(order, deadline_s))
+def _begin(
+    served: Served, key: str, order: Order, asker: Asker, wait_s: float, places: ExitStack
+) -> Flight[Answer]:
+    """Fill an order; it holds its places for as long as its task runs."""
+    filling = served.generator.generate(order, asker.deadline_s, asker.turn)
+    task = asyncio.ensure_future(filling)
     task.add_done_callback(lambda _: places.close())
     return served.flights.begin(key, task, wait_s)
 
@@ -201,14 +251,15 @@ def read_deadline_s(request: Request, settings: Settings) -> float:
     return int(value) / 1e3
 
 
-def timing(answer: Answer) -> str:
-    """Server-Timing of an answer with pictures, in milliseconds."""
+def timing(request: Request, answer: Answer) -> str:
+    """Server-Timing of an answer with pictures, in milliseconds; the log gets it too."""
     stages = {
         "queue": answer.queue_s,
         "tokenize": answer.tokenize_s,
         "infer": answer.infer_s,
         "encode": answer.encode_s,
     }
+    note(request, **{f"{name}_s": seconds for name, seconds in stages.items()})
     return ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in stages.items())
 
 
@@ -224,8 +275,7 @@ def origin_headers(model: Model) -> dict[str, str]:
 
 def _as_bytes(answer: Answer, headers: dict[str, str]) -> Response:
     picture = answer.pictures[0]
-    seed = str(picture.origin.seed)
-    headers = headers | {"X-Seed": seed, "Server-Timing": timing(answer)}
+    headers = headers | {"X-Seed": str(picture.origin.seed)}
     return Response(picture.data, headers=headers, media_type=MEDIA_TYPES[picture.format])
 
 
@@ -241,4 +291,4 @@ def _as_json(answer: Answer, headers: dict[str, str]) -> Response:
         "media_type": MEDIA_TYPES[first.format],
         "images": images,
     }
-    return JSONResponse(content, headers=headers | {"Server-Timing": timing(answer)})
+    return JSONResponse(content, headers=headers)

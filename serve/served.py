@@ -49,7 +49,7 @@ class Served:
         """From now on the figures of its model are its own."""
         self.metrics.serves(self.version, self.model.manifest.digest)
         self.metrics.watch(
-            lambda: self.admission.open, lambda: self.backend.wait_s(0), lambda: self.backend.ready
+            lambda: self.backend.waiting, lambda: self.backend.wait_s(0), lambda: self.backend.ready
         )
 
     @contextmanager
@@ -80,8 +80,9 @@ async def open_served(
     async with AsyncExitStack() as opened:
         backend = open_backend(model, metrics)
         opened.push_async_callback(backend.close)
-        generator = Generator(model, backend, settings.encode_workers)
+        generator = Generator(model, backend, settings.encode_workers, metrics)
         opened.callback(generator.close)
         await backend.start()
         opened.pop_all()
-    return Served(model, backend, generator, Admission(backend, settings.max_queue), metrics)
+    admission = Admission(backend, settings.max_queue, settings.keys is not None)
+    return Served(model, backend, generator, admission, metrics)
