@@ -12,6 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from serve import logs
 from serve.app import create_app
 from serve.backend import Backend
 from serve.errors import SettingsError
@@ -29,9 +30,7 @@ def run_gateway(settings: Settings, backend: Backend | None = None) -> int:
     Returns 0 if everything that was accepted has been answered, else 1. Raises RepositoryError or
     SettingsError if serving cannot begin.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(settings)
     return asyncio.run(_serve(settings, backend))
 
 
@@ -67,7 +66,12 @@ class DrainingServer(uvicorn.Server):
         # the lifespan is entered around the server, so that its errors reach the caller
         super().__init__(
             uvicorn.Config(
-                app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, ws="none"
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,  # the gateway's own knows more
+                timeout_graceful_shutdown=1,
+                ws="none",
             )
         )
         assert isinstance(app.state.gateway, Gateway), "the lifespan has not begun"
