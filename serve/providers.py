@@ -79,11 +79,11 @@ def tensorrt_options(manifest: Manifest, gpu: int, folder: Path, graphs: bool) -
     least, best, most = profile_shapes(manifest)
     return {
         "device_id": str(gpu),
-        "trt_cuda_graph_enable": str(int(graphs)),
+        "trt_cuda_graph_enable": str(graphs),  # True or False; 1 is refused here
         "trt_builder_optimization_level": "3",
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(folder),
         "trt_profile_min_shapes": least,
         "trt_profile_opt_shapes": best,

@@ -6,6 +6,7 @@ there is an error, which says what is missing: the package, a library, or the GP
 
 import ctypes
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ NEEDS: dict[Provider, str] = {
     "tensorrt": "TensorRT with CUDA and cuDNN, in the versions that onnxruntime-gpu names",
 }
 DRIVER = "libcuda.so"
+CUDA_FAILURE = re.compile(r"CUDA failure \d+: [^;\n]*[^;\s]")
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +127,10 @@ def _why_unusable(device: Device, said: str) -> str:
     """One sentence: which library is missing, else what ONNX Runtime said of the GPU."""
     missing = _missing_library(device.provider)
     if missing is None:
-        last = said.strip().splitlines()[-1][-300:] if said.strip() else "no reason given"
-        return f"provider is {device.provider!r} and gpu {device.gpu}, which cannot be used: {last}"
+        failure = CUDA_FAILURE.search(said)
+        reason = failure[0] if failure else said.strip()[-300:]
+        named = f"provider is {device.provider!r} and gpu {device.gpu}"
+        return f"{named}, which cannot be used: {reason}"
     if DRIVER in missing:
         return f"provider is {device.provider!r}, but there is no NVIDIA driver here: {missing}"
     return (
