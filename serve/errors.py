@@ -39,6 +39,10 @@ class UnsupportedMediaTypeError(RequestError):
     """The body has a Content-Type other than application/json."""
 
 
+class BodyTooSlowError(RequestError):
+    """The body took longer to arrive than the settings allow."""
+
+
 class BodyTooLargeError(RequestError):
     """The body is larger than the settings allow."""
 

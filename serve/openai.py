@@ -40,7 +40,7 @@ async def generations(request: Request) -> Response:
     """Pictures from a prompt, in base64."""
     gateway = gateway_of(request)
     asker = asker_of(request, gateway)
-    body = parse_body(await read_body(request, gateway.settings.max_body_bytes), ImagesRequest)
+    body = parse_body(await read_body(request, gateway.settings), ImagesRequest)
     served = gateway.repository.get(body.model)
     with served.used():
         order = _order(body, served.model, gateway.settings)

@@ -26,6 +26,7 @@ STATUSES: dict[type[ServeError], tuple[int, str]] = {
     errors.MalformedBodyError: (400, "malformed-body"),
     errors.UnauthorizedError: (401, "unauthorized"),
     errors.UnknownModelError: (404, "model-not-found"),
+    errors.BodyTooSlowError: (408, "body-too-slow"),
     errors.BodyTooLargeError: (413, "body-too-large"),
     errors.UnsupportedMediaTypeError: (415, "unsupported-media-type"),
     errors.InvalidParametersError: (422, "invalid-parameters"),

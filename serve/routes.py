@@ -17,6 +17,7 @@ from serve.documentation import GENERATE_DOCS, LIVEZ_DOCS, METRICS_DOCS, READYZ_
 from serve.drain import ELSEWHERE_S, Drain
 from serve.errors import (
     BodyTooLargeError,
+    BodyTooSlowError,
     DeadlineError,
     FieldError,
     InvalidParametersError,
@@ -68,7 +69,7 @@ async def generate(request: Request) -> Response:
     """Pictures from a prompt: one as its bytes, several (or on request) as JSON."""
     gateway = gateway_of(request)
     asker = asker_of(request, gateway)
-    fields = parse_body(await read_body(request, gateway.settings.max_body_bytes), GenerateRequest)
+    fields = parse_body(await read_body(request, gateway.settings), GenerateRequest)
     served = gateway.repository.get(fields.model)
     with served.used():
         return await _answer(request, gateway, served, fields, asker)
@@ -221,8 +222,9 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
+async def read_body(request: Request, settings: Settings) -> bytes:
     """The body; refused by its declared length before it is read, and while it is."""
+    limit_bytes = settings.max_body_bytes
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaTypeError(
@@ -233,10 +235,15 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     if declared.isdecimal() and int(declared) > limit_bytes:
         raise too_large
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise too_large
+    try:
+        async with asyncio.timeout(settings.body_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit_bytes:
+                    raise too_large
+    except TimeoutError:
+        detail = f"{len(body)} bytes of the body came in {settings.body_s:g} s, but not its end"
+        raise BodyTooSlowError(detail) from None
     return body
 
 

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from serve import logs
 from serve.app import create_app
 from serve.backend import Backend
+from serve.connection import Connection
 from serve.errors import SettingsError
 from serve.routes import Gateway
 from serve.settings import Settings
@@ -79,7 +80,7 @@ class DrainingServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 lifespan="off",
-                http="httptools",
+                http=Connection,
                 log_config=None,
                 access_log=False,  # the gateway's own knows more
                 timeout_graceful_shutdown=1,

@@ -44,6 +44,7 @@ class Settings(BaseModel):
     max_images: int = Field(8, ge=1, le=1024, description="pictures in one request")
     max_prompt_chars: int = Field(2_000, ge=1, le=10_000, description="characters in one prompt")
     max_body_bytes: int = Field(65_536, ge=256, le=2**26, description="bytes in one request body")
+    body_s: float = Field(10.0, gt=0, le=3600, description="seconds for a body to arrive")
     encode_workers: int = Field(2, ge=1, le=256, description="threads that encode pictures")
     provider: Literal["cpu", "cuda", "tensorrt"] = Field(
         "cpu", description="what ONNX Runtime in this process runs the model on"
