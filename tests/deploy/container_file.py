@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,9 +101,11 @@ class Folder:
                 shutil.copyfile(source, place)
 
     def _run(self, step: Step) -> None:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `python` is this one
         done = subprocess.run(
             ["/bin/sh", "-ec", self.inside(step.rest)],
             cwd=self._work,
+            env=os.environ | {"PATH": path},
             capture_output=True,
             text=True,
             check=False,

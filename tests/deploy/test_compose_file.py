@@ -105,7 +105,7 @@ def test_everything_that_a_service_names_is_defined(name: str) -> None:
 
 
 def test_what_is_defined_is_used() -> None:
-    used = [service for service in SERVICES.values()]
+    used = list(SERVICES.values())
     assert {s for service in used for s in service.get("secrets", [])} == COMPOSE["secrets"].keys()
     assert {n for service in used for n in service["networks"]} == COMPOSE["networks"].keys()
 

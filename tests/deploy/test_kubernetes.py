@@ -1,4 +1,4 @@
-"""deploy/kubernetes: valid against Kubernetes' own schemas, restricted, and consistent in itself."""
+"""deploy/kubernetes: valid against Kubernetes' own schemas, restricted, consistent in itself."""
 
 import shutil
 from pathlib import Path
