@@ -7,6 +7,7 @@ multiple of 16, the last 16 values are drawn afresh, over the tail of what was t
 """
 
 import math
+import threading
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ def draw(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     count = math.prod(shape)
     assert 0 <= seed <= MAX_SEED, f"seed {seed} outside 0..{MAX_SEED}"
     assert count >= BLOCK, f"{count} values; torch draws fewer than {BLOCK} by another rule"
-    stream = np.random.RandomState(seed & 0xFFFFFFFF)
+    stream = _stream(seed)
     uniforms = _uniforms(stream, count)
     whole = count - count % BLOCK
     values = np.empty(count)
@@ -33,6 +34,25 @@ def draw(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     if whole < count:
         values[-BLOCK:] = _box_muller(_uniforms(stream, BLOCK))
     return values.astype(np.float32).reshape(shape)
+
+
+class _Streams(threading.local):
+    """One generator a thread, seeded anew for each picture.
+
+    A new one would first seed itself from entropy, which takes longer than a small picture's noise.
+    """
+
+    def __init__(self) -> None:
+        self.own = np.random.RandomState(0)
+
+
+_streams = _Streams()
+
+
+def _stream(seed: int) -> np.random.RandomState:
+    """The calling thread's generator, at the start of a seed's stream."""
+    _streams.own.seed(seed & 0xFFFFFFFF)
+    return _streams.own
 
 
 def _uniforms(stream: np.random.RandomState, count: int) -> NDArray[np.float64]:

@@ -1,5 +1,7 @@
 """Noise against torch's own generator."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -46,3 +48,13 @@ def test_only_the_low_32_bits_of_a_seed_count_as_in_torch():
 def test_what_torch_draws_otherwise_is_not_drawn(seed, shape):
     with pytest.raises(AssertionError, match=str(seed) if seed else "15 values"):
         draw(seed, shape)
+
+
+def test_threads_that_draw_at_the_same_time_do_not_mix():
+    seeds = [*range(200)] * 2
+    with ThreadPoolExecutor(4) as threads:
+        drawn = list(threads.map(lambda seed: draw(seed, (4, 16, 16)), seeds))
+    assert all(
+        np.array_equal(noise, draw(seed, (4, 16, 16)))
+        for seed, noise in zip(seeds, drawn, strict=True)
+    )
