@@ -1,8 +1,8 @@
 """What is known of a request whatever becomes of it: its id, its time, and facts for the log."""
 
+import os
 import re
 import time
-import uuid
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _current: ContextVar["Stamp | None"] = ContextVar("stamp", default=None)
 
 def new_id() -> str:
     """A request id of the gateway's own."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 @dataclass(slots=True)
