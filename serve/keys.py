@@ -47,7 +47,7 @@ def make_key(name: str) -> tuple[str, str]:
 
     Raises SettingsError for a name that cannot stand there.
     """
-    _check_name(name)
+    _check_name(name, "of the new key")
     key = PREFIX + secrets.token_urlsafe(32)
     table = name if "." not in name else f'"{name}"'
     return key, f'[keys.{table}]\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n'
@@ -72,11 +72,12 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         raise SettingsError(f"the keys {path} are not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"the keys {path} are not TOML: {error}") from None
-    tables = content.pop("keys", {})
-    if content or not isinstance(tables, dict) or not tables:
-        other = f" and {', '.join(content)}" if content else ""
-        raise SettingsError(f"{path} must have tables [keys.NAME], it has {len(tables)}{other}")
-    keys = tuple(_key(name, table, f"keys.{name} in {path}") for name, table in tables.items())
+    tables = content.pop("keys", None)
+    if content:
+        raise SettingsError(f"the keys {path} have {next(iter(content))!r}, allowed is [keys.NAME]")
+    if not isinstance(tables, dict) or not tables:
+        raise SettingsError(f"the keys {path} hold no key: allowed are tables [keys.NAME]")
+    keys = tuple(_key(name, table, f"in {path}") for name, table in tables.items())
     _check_apart(keys, path)
     return keys
 
@@ -119,7 +120,8 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
 
 
 def _key(name: str, table: object, where: str) -> Key:
-    _check_name(name)
+    _check_name(name, where)
+    where = f"keys.{name} {where}"
     if not isinstance(table, Mapping):
         raise SettingsError(f"{where} is no table")
     unknown = [field for field in table if field not in FIELDS]
@@ -138,11 +140,12 @@ def _key(name: str, table: object, where: str) -> Key:
     return Key(name, bytes.fromhex(digest), limit, priority)
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, where: str) -> None:
+    if name.startswith(PREFIX):  # it would stand in every line of the log
+        raise SettingsError(f"a name {where} begins with {PREFIX}: is that the key itself?")
     if not NAME.fullmatch(name):
-        raise SettingsError(
-            f"the key name {name[:80]!r} is not allowed: 1 to 64 letters, digits and . _ -"
-        )
+        detail = "allowed are 1 to 64 letters, digits and . _ -"
+        raise SettingsError(f"the name {name[:80]!r} {where} is no name of a key, {detail}")
 
 
 def _check_apart(keys: tuple[Key, ...], path: Path) -> None:
