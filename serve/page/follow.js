@@ -9,7 +9,8 @@ export class Follower {
   #made;
   #refused;
   #timer = 0;
-  #controller = null;
+  #controller = null; // of the request that is in work
+  #began = 0;
   #pictureMs = 0; // how long a picture takes, smoothed
   #notBefore = 0; // the gateway asked for no request before this moment
   #unanswered = 0;
@@ -31,10 +32,13 @@ export class Follower {
     this.#timer = setTimeout(() => this.#run(settings), Math.max(typingMs, toldMs, 0));
   }
 
-  // Give up what waits and what is in work; the gateway drops what it has not begun.
+  // Give up what waits and what is in work; the gateway drops what it has not begun. How long a
+  // picture would have taken is not known then, but that it takes as long as it has been awaited.
   stop() {
     clearTimeout(this.#timer);
     this.#controller?.abort();
+    if (this.#controller) this.#pictureMs = Math.max(this.#pictureMs, performance.now() - this.#began);
+    this.#controller = null;
   }
 
   // The network is back, or the key is another: what the gateway said before holds no longer.
@@ -46,14 +50,17 @@ export class Follower {
   async #run(settings) {
     const controller = new AbortController();
     this.#controller = controller;
+    this.#began = performance.now();
     try {
       const result = await this.#make(settings, controller.signal);
       if (controller.signal.aborted) return;
+      this.#controller = null;
       this.forget();
       if (result) this.#measure(result.roundTripMs);
       this.#made(settings, result);
     } catch (error) {
       if (controller.signal.aborted) return;
+      this.#controller = null;
       this.#again(settings, error);
     }
   }

@@ -64,7 +64,7 @@ export function showProblems(problems) {
     const found = byName.get(name) ?? [];
     place.textContent = found.map(({ detail }) => `${name} ${detail}`).join("; ");
     place.hidden = found.length === 0;
-    form.elements[name].toggleAttribute("aria-invalid", found.length > 0);
+    form.elements[name].setAttribute("aria-invalid", String(found.length > 0));
   }
   return problems.filter(({ name }) => !NAMES.includes(name) && name !== "key");
 }
