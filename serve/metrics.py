@@ -266,7 +266,9 @@ class _State(Collector):
                 "model_info", "The version that is served.", "model", "version", "digest"
             ),
             "ready": gauge("model_ready", "1 if pictures can be made, else 0.", "model"),
-            "depth": gauge("queue_depth", "Pictures that wait for the model.", "model"),
+            "depth": gauge(
+                "queue_depth", "Pictures that are accepted and not answered yet.", "model"
+            ),
             "wait": gauge(
                 "queue_wait_seconds",
                 "Seconds that a new picture is foretold to wait; absent if not ready.",
