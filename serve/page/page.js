@@ -131,7 +131,11 @@ document.getElementById("dice").addEventListener("click", () => {
   ask({ now: true });
 });
 key.addEventListener("change", () => {
-  gateway.setKey(key.value.trim());
+  const given = key.value.trim();
+  if (/[^\x21-\x7e]/.test(given)) {
+    return form.showProblems([{ name: "key", detail: "has characters that no key has" }]);
+  }
+  gateway.setKey(given);
   known = false;
   follower.forget();
   ask({ now: true });
