@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 
 from serve.errors import (
@@ -14,9 +15,9 @@ from serve.metrics import Metrics
 from serve.model import check_named, find_models, open_model
 from serve.served import OpenBackend, Served, open_served
 from serve.settings import Settings
-from serve.slot import Refusal, Slot, refusal_label
+from serve.slot import Refusal, Slot
 
-SOON_S = 0.2  # between looks while a back end is waited for
+SOON_S = 0.5  # between looks while a back end is waited for
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,7 @@ class Repository:
         remarks = [] if self._trouble is None else [f"serving from memory: {self._trouble}"]
         for slot in self._slots.values():
             if slot.refusal is not None:
-                label = refusal_label(slot.name, slot.refusal)
-                remarks.append(f"{label} is refused: {slot.refusal.reason}")
+                remarks.append(slot.refusal.sentence(slot.name))
             if slot.pending is not None:
                 pending = slot.pending
                 remarks.append(f"{pending.model.label} waits: {pending.backend.why_not}")
@@ -136,9 +136,13 @@ class Repository:
             await slot.look()
 
     async def _watch(self) -> None:
+        looked = time.monotonic()
         while True:
+            await asyncio.sleep(min(SOON_S, self._settings.reload_s))
             settled = all(slot.settled for slot in self._slots.values())
-            await asyncio.sleep(self._settings.reload_s if settled else SOON_S)
+            if settled and time.monotonic() < looked + self._settings.reload_s:
+                continue
+            looked = time.monotonic()
             look = asyncio.ensure_future(self.look())
             try:
                 await asyncio.wait([look])

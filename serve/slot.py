@@ -25,6 +25,11 @@ class Refusal:
     files: Files = ()  # as they were when it was refused
     seen: Files = ()  # as they were at the latest look
 
+    def sentence(self, name: str) -> str:
+        """What is refused, of the model with this name, and why."""
+        label = name if self.version is None else f"{name}/{self.version}"
+        return f"{label} is refused: {self.reason}"
+
 
 class Slot:
     """Follows the folder of a model. `served` changes in one assignment, to what is ready."""
@@ -138,13 +143,8 @@ class Slot:
         known = self._refusals.get(refusal.version)
         if known is None or (known.reason, known.files) != (refusal.reason, refusal.files):
             self._metrics.reloaded(self.name, "refused")
-            log.warning("%s is not served: %s", refusal_label(self.name, refusal), refusal.reason)
+            log.warning("%s", refusal.sentence(self.name))
         self._refusals = {refusal.version: refusal} | self._refusals | {refusal.version: refusal}
-
-
-def refusal_label(name: str, refusal: Refusal) -> str:
-    """What was refused: name and version, or the name where no version can be told."""
-    return name if refusal.version is None else f"{name}/{refusal.version}"
 
 
 def files_of(folder: Path) -> Files:

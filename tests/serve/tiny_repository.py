@@ -31,9 +31,9 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def graph() -> onnx.ModelProto:
+def graph(weights: int = 0) -> onnx.ModelProto:
     """ids, ids_2 [B, 77] and noise [B, 4, 8, 8] to image [B, 64, 64, 3]: MatMul, Gemm, Conv."""
-    random = np.random.RandomState(0)
+    random = np.random.RandomState(weights)
 
     def weight(*shape: int) -> np.ndarray:
         return random.standard_normal(shape).astype(np.float32) / 2
@@ -93,15 +93,34 @@ def graph() -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def write_version(repository: Path, model: str = "tiny", version: int = 1, **changes: Any) -> Path:
+def write_version(
+    repository: Path, model: str = "tiny", version: int = 1, weights: int = 0, **changes: Any
+) -> Path:
     """Write one version as the exporter does; `changes` replace keys of its manifest."""
     folder = repository / model / str(version)
     folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(graph().SerializeToString())
+    (folder / "model.onnx").write_bytes(graph(weights).SerializeToString())
     for name in ("tokenizer.json", "tokenizer_2.json"):
         tokenizer().save(str(folder / name))
     write_manifest(folder, **changes)
     return folder
+
+
+def publish(
+    repository: Path, model: str = "tiny", version: int = 1, weights: int = 0, **changes: Any
+) -> Path:
+    """Write one version beside the repository, then rename it into its place."""
+    hidden = repository.with_name(f".{repository.name}")
+    folder = write_version(hidden, model, version, weights, **changes)
+    place = repository / model / str(version)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return folder.rename(place)
+
+
+def pin(repository: Path, versions: str, model: str = "tiny") -> None:
+    """Let the config name specific versions, as in "1, 2"; none takes the pin away."""
+    policy = f"version_policy {{ specific {{ versions: [{versions}] }} }}" if versions else ""
+    (repository / model / "config.pbtxt").write_text(f'name: "{model}"\n{policy}\n')
 
 
 def write_manifest(folder: Path, **changes: Any) -> None:

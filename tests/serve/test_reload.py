@@ -1,0 +1,284 @@
+"""New versions while the gateway serves: the good ones answer, the bad ones are named."""
+
+import asyncio
+import json
+import logging
+import shutil
+from itertools import count
+
+import onnx
+import pytest
+from reloading import draw, on, until
+from tiny_repository import graph, pin, publish, write_manifest, write_version
+
+SEEDS = range(6)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository with version 1 of the model "tiny", to be changed."""
+    write_version(tmp_path / "repository")
+    return tmp_path / "repository"
+
+
+def references(tmp_path, version) -> dict[int, bytes]:
+    """The bytes that a gateway with this version folder alone gives for each seed."""
+    alone = tmp_path / f"alone-{version.name}"
+    shutil.copytree(version, alone / "tiny" / version.name)
+
+    async def each(client, repository):
+        return {seed: (await draw(client, seed=seed)).content for seed in SEEDS}
+
+    return on(alone, each)
+
+
+def test_a_swap_under_load_loses_no_answer_and_mixes_no_versions(tmp_path):
+    root = tmp_path / "repository"
+    # one at a time: in a batch these small graphs may differ in one level
+    write_version(root, weights=1, max_batch=1)
+    coming = write_version(tmp_path / "coming", version=2, weights=2, max_batch=1)
+    versions = [root / "tiny" / "1", coming]
+    expected = {f"tiny/{one.name}": references(tmp_path, one) for one in versions}
+
+    async def scenario(client, repository):
+        answers, old, numbers = [], repository.get(), count()
+
+        async def ask_on():
+            while repository.get() is old or next(numbers) < 30:
+                seed = len(answers) % len(SEEDS)
+                answers.append((seed, await draw(client, seed=seed)))
+
+        askers = [asyncio.create_task(ask_on()) for _ in range(8)]
+        await until(lambda: len(answers) > 20)
+        coming.rename(root / "tiny" / "2")
+        await repository.look()
+        await asyncio.gather(*askers)
+        await until(lambda: not old.backend.ready)
+        return answers
+
+    answers = on(root, scenario)
+    assert {answer.status_code for _, answer in answers} == {200}
+    assert {answer.headers["x-model"] for _, answer in answers} == {"tiny/1", "tiny/2"}
+    assert all(one.content == expected[one.headers["x-model"]][seed] for seed, one in answers)
+
+
+def test_the_gateway_looks_by_itself(root):
+    async def scenario(client, repository):
+        publish(root, version=2)
+        await until(lambda: repository.get().version == 2)
+        metrics = (await client.get("/metrics")).text
+        return (await client.get("/v1/models")).json()["data"], metrics
+
+    (model,), metrics = on(root, scenario, reload_s=0.05)
+    assert (model["id"], model["version"], model["default"]) == ("tiny", 2, True)
+    assert 'singlepass_model_reloads_total{model="tiny",outcome="loaded"} 1.0' in metrics
+    assert 'singlepass_model_info{digest="' in metrics
+    assert 'version="2"} 1.0' in metrics
+    assert 'version="1"} 1.0' not in metrics
+
+
+def test_zero_seconds_between_looks_means_that_nobody_looks(root):
+    async def scenario(client, repository):
+        publish(root, version=2)
+        await asyncio.sleep(0.1)
+        return repository.get().version
+
+    assert on(root, scenario, reload_s=0) == 1
+
+
+def half_written(folder):
+    whole = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(whole[:-10])
+    return "it is half written"
+
+
+def changed(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"digest": "0" * 64}))
+    return "digest does not match files"
+
+
+def no_graph(folder):
+    (folder / "model.onnx").write_bytes(b"nothing of the kind")
+    write_manifest(folder)
+    return "ONNX Runtime cannot load"
+
+
+def other_inputs(folder):
+    made = graph()
+    made.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    onnx.save(made, folder / "model.onnx")
+    write_manifest(folder)
+    return "has inputs"
+
+
+def fails_when_it_runs(folder):
+    made = graph()
+    for constant in made.graph.initializer:
+        if constant.name == "latent":  # 256 values do not fit into [-1, 5, 8, 8]
+            constant.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant)))
+            constant.raw_data = (
+                constant.raw_data[:8] + (5).to_bytes(8, "little") + constant.raw_data[16:]
+            )
+    onnx.save(made, folder / "model.onnx")
+    write_manifest(folder)
+    return "cannot"
+
+
+def no_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    write_manifest(folder)
+    return "cannot be opened"
+
+
+BAD = [half_written, changed, no_graph, other_inputs, fails_when_it_runs, no_tokenizer]
+
+
+@pytest.mark.parametrize("spoil", BAD)
+def test_a_bad_version_leaves_the_old_one_serving_and_is_named_everywhere(root, spoil, caplog):
+    async def scenario(client, repository):
+        sentence = spoil(publish(root, version=2))
+        with caplog.at_level(logging.WARNING):
+            for _ in range(3):
+                await repository.look()
+        answers = [await client.get(path) for path in ("/readyz", "/v1/models", "/metrics")]
+        return sentence, await draw(client), *answers
+
+    sentence, picture, ready, models, metrics = on(root, scenario)
+    assert (picture.status_code, picture.headers["x-model"]) == (200, "tiny/1")
+    assert ready.status_code == 200
+    assert ready.text.startswith("ready\ntiny/2 is refused: ")
+    refused = models.json()["data"][0]["refused"]
+    assert refused["version"] == 2
+    assert sentence in refused["reason"]
+    assert refused["reason"] in ready.text
+    assert caplog.text.count("tiny/2 is refused: ") == 1
+    assert 'reloads_total{model="tiny",outcome="refused"} 1.0' in metrics.text
+
+
+def test_a_bad_version_is_tried_again_once_its_files_have_changed_and_are_quiet(root, caplog):
+    async def scenario(client, repository):
+        folder = publish(root, version=2)
+        half_written(folder)
+        seen = []
+        with caplog.at_level(logging.WARNING):
+            for step in ("refused", "growing", "whole", "quiet"):
+                if step == "growing":
+                    (folder / "model.onnx").write_bytes(b"more")
+                if step == "whole":
+                    (folder / "model.onnx").write_bytes(graph().SerializeToString())
+                await repository.look()
+                seen.append((repository.get().version, len(repository.remarks())))
+        return seen
+
+    assert on(root, scenario) == [(1, 1), (1, 1), (1, 1), (2, 0)]
+    assert caplog.text.count("is refused") == 1
+
+
+def test_the_newest_good_version_is_taken_where_a_newer_one_is_bad(root):
+    async def scenario(client, repository):
+        publish(root, version=2)
+        half_written(publish(root, version=3))
+        await repository.look()
+        return repository.get().version, repository.remarks()
+
+    version, (remark,) = on(root, scenario)
+    assert version == 2
+    assert remark.startswith("tiny/3 is refused: ")
+
+
+def test_a_rollback_by_pin_is_obeyed_and_so_is_its_end(root):
+    publish(root, version=2, weights=2)
+
+    async def scenario(client, repository):
+        seen = [(await draw(client)).headers["x-model"]]
+        for versions in ("1", "", "1, 2"):
+            pin(root, versions)
+            await repository.look()
+            seen.append((await draw(client)).headers["x-model"])
+        return seen
+
+    assert on(root, scenario) == ["tiny/2", "tiny/1", "tiny/2", "tiny/2"]
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            "version_policy { specific { versions: 9 } }",
+            "serves the versions 9; the folder holds 1",
+        ),
+        ("version_policy {", "the text ends inside a field"),
+    ],
+)
+def test_a_config_that_cannot_be_obeyed_changes_nothing_and_is_named(
+    root, config, sentence, caplog
+):
+    async def scenario(client, repository):
+        (root / "tiny" / "config.pbtxt").write_text(config)
+        for _ in range(2):
+            await repository.look()
+        refused = (await client.get("/v1/models")).json()["data"][0]["refused"]
+        ready = (await client.get("/readyz")).text
+        (root / "tiny" / "config.pbtxt").unlink()
+        await repository.look()
+        return (await draw(client)).headers["x-model"], refused, ready, repository.remarks()
+
+    label, refused, ready, remarks = on(root, scenario)
+    assert (label, refused["version"], remarks) == ("tiny/1", None, [])
+    assert sentence in refused["reason"]
+    assert "tiny is refused: " in ready
+    assert caplog.text.count("tiny is refused: ") == 1
+
+
+def test_a_version_that_is_overwritten_goes_on_from_memory(root):
+    async def scenario(client, repository):
+        before = (await draw(client)).content
+        for file in (root / "tiny" / "1").iterdir():
+            file.write_bytes(b"rubbish")
+        await repository.look()
+        return before, (await draw(client)).content, repository.remarks()
+
+    before, after, remarks = on(root, scenario)
+    assert (after, remarks) == (before, [])
+
+
+def test_a_version_folder_that_is_taken_away_is_a_rollback(root):
+    publish(root, version=2)
+
+    async def scenario(client, repository):
+        shutil.rmtree(root / "tiny" / "2")
+        await repository.look()
+        return (await draw(client)).headers["x-model"]
+
+    assert on(root, scenario) == "tiny/1"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_repository_that_is_gone_changes_nothing_and_is_named(root, whole, caplog):
+    async def scenario(client, repository):
+        shutil.rmtree(root if whole else root / "tiny")
+        for _ in range(2):
+            await repository.look()
+        return await draw(client), (await client.get("/readyz")).text
+
+    answer, ready = on(root, scenario)
+    assert answer.status_code == 200
+    assert ready.startswith("ready\nserving from memory: the model repository ")
+    assert caplog.text.count("serving from memory") == 1
+
+
+def test_a_look_that_fails_by_a_bug_does_not_end_the_watch(root, caplog):
+    async def broken():
+        raise ZeroDivisionError
+
+    async def scenario(client, repository):
+        repository._slots["tiny"].look = broken
+        await until(lambda: "a look at" in caplog.text)
+        del repository._slots["tiny"].look
+        publish(root, version=2)
+        await until(lambda: repository.get().version == 2)
+        return (await draw(client)).status_code
+
+    assert on(root, scenario, reload_s=0.05) == 200
+    assert "ZeroDivisionError" in caplog.text
