@@ -59,7 +59,7 @@ class Folder:
     """
 
     def __init__(self, top: Path, context: Path, owned: tuple[str, ...]) -> None:
-        self._top = top
+        self.top = top
         self._context = context
         self._owned = owned  # the container's folders that the steps may name
         self._work = top
@@ -68,7 +68,7 @@ class Folder:
     def inside(self, text: str) -> str:
         """A line with the container's folders in place of this machine's."""
         for path in self._owned:
-            text = re.sub(rf"(?<![\w/]){re.escape(path)}\b", f"{self._top}{path}", text)
+            text = re.sub(rf"(?<![\w/]){re.escape(path)}\b", f"{self.top}{path}", text)
         return text
 
     def carry_out(self, steps: list[Step]) -> None:

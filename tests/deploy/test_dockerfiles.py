@@ -13,10 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from confined import confined
 from container_file import Folder, kept, last, read
 from deployed import DEPLOY, ROOT, succeeds
 from PIL import Image
-from watched_gateway import gateway
+from watched_gateway import free_port, gateway
 
 import serve
 import singlepass
@@ -134,16 +135,29 @@ def test_the_image_serves_and_is_healthy_and_drains(image: Folder, installed: Pa
 
 
 @pytest.mark.slow
-def test_the_image_ends_well_at_its_stop_signal(image: Folder, installed: Path) -> None:
-    number = getattr(signal, last(read(GATEWAY), "STOPSIGNAL").rest)
-    env = os.environ | image.env | {"SINGLEPASS_PORT": "0", "SINGLEPASS_MODEL": "shapes"}
-    env["SINGLEPASS_REPOSITORY"] = str(ROOT / "model_repository")
-    run = [str(installed / "bin" / "distill"), *last(read(GATEWAY), "CMD").words]
-    with subprocess.Popen(run, env=env, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert "serving" in process.stdout.readline()
-        process.send_signal(number)
-        assert process.wait(timeout=Settings().drain_s) == 0
+def test_the_image_serves_as_its_user_on_a_root_that_it_cannot_write_to(
+    image: Folder, installed: Path, tmp_path: Path
+) -> None:
+    """As docker-compose.yml confines it; it is the first process, and its stop signal drains."""
+    steps = read(GATEWAY)
+    user, _ = last(steps, "USER").words[0].split(":")
+    mounted = {"/opt/singlepass": installed, "/models": ROOT / "model_repository"}
+    env = {name: value.replace(str(image.top), "") for name, value in image.env.items()}
+    env |= {"SINGLEPASS_MODEL": "shapes", "SINGLEPASS_PORT": str(free_port())}
+    run = ["/opt/singlepass/bin/python", "/opt/singlepass/bin/distill", *last(steps, "CMD").words]
+    with confined(tmp_path, int(user), mounted, run, env) as gateway:
+        assert "serving shapes" in gateway.process.stdout.readline()
+        assert "ro" in gateway.mounts()["/"]
+        assert "ro" in gateway.mounts()["/models"]
+        status = gateway.status()
+        assert status["Uid"].split() == [user] * 4
+        assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == 0
+        assert status["NoNewPrivs"] == "1"
+        assert status["NSpid"].split()[-1] == "1"
+        url = f"http://127.0.0.1:{env['SINGLEPASS_PORT']}/generate"
+        assert httpx.post(url, json={"prompt": "a red circle"}).status_code == 200
+        os.kill(gateway.pid, getattr(signal, last(steps, "STOPSIGNAL").rest))
+        assert gateway.process.wait(timeout=Settings().drain_s) == 0
 
 
 def test_python_is_the_one_that_these_tests_run_on() -> None:
