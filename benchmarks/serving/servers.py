@@ -22,6 +22,7 @@ PEERS = HERE / "peers"
 ROOT = HERE.parents[1]
 PEERS_BIN = ROOT / ".venv-peers" / "bin"
 TRITON_ENVIRONMENT = ROOT / ".venv-triton"
+RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 START_S = 60.0
 STOP_S = 15.0
 
@@ -77,15 +78,12 @@ def all_servers() -> list[Server]:
             PEERS / "bento",
             {"MODEL": "{model}", "BENTOML_DO_NOT_TRACK": "1"},
         ),
+        Server("Ray Serve", _python("ray_serve", "server.py"), variables=RAY),
         Server(
-            "Ray Serve",
+            "Ray Serve, HAProxy",
             _python("ray_serve", "server.py"),
-            variables={
-                "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-                "RAY_SERVE_ENABLE_HA_PROXY": "1",
-                "RAY_AUTH_MODE": "disabled",
-                "RAY_USAGE_STATS_ENABLED": "0",
-            },
+            variables=RAY
+            | {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"},
         ),
         _triton(),
     ]
@@ -115,10 +113,20 @@ def _triton() -> Server:
     libraries = f"{sys.base_prefix}/lib:{os.environ.get('LD_LIBRARY_PATH', '')}"
     variables = {
         "PATH": f"{TRITON_ENVIRONMENT / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": ":".join([packages[0], str(PEERS), packages[1]]),
+        "PYTHONPATH": packages[0],
+        "PEERS_PATH": f"{PEERS}:{packages[1]}",
         "LD_LIBRARY_PATH": libraries.rstrip(":"),
     }
     return Server("Triton", command, variables=variables, triton=True)
+
+
+def missing(server: Server) -> str | None:
+    """What has to be run before the server can be started, or None."""
+    if server.triton and not (TRITON_ENVIRONMENT / "installed").is_file():
+        return "run `make triton`"
+    if not (PEERS_BIN / "python").exists():  # plots need it as well
+        return "run benchmarks/serving/install_peers"
+    return None
 
 
 @contextmanager

@@ -42,7 +42,9 @@ class NullBackend:
 
 def main() -> int:
     model, port = sys.argv[1], int(sys.argv[2])
-    settings = Settings(repository=REPOSITORY, model="shapes", port=port, max_queue=256)
+    settings = Settings(
+        repository=REPOSITORY, model="shapes", port=port, max_queue=256, log_level="warning"
+    )
     return run_gateway(settings, NullBackend() if model == "null" else None)
 
 

@@ -1,7 +1,8 @@
-"""Ray Serve: batching by its decorator, asynchronous methods, and its high-throughput mode.
+"""Ray Serve: batching by its decorator and asynchronous methods, as its guides advise.
 
-Who starts this sets RAY_SERVE_THROUGHPUT_OPTIMIZED=1 and RAY_SERVE_ENABLE_HA_PROXY=1, as its page
-on high throughput advises: HAProxy in front, which asks the replica without a proxy in Python.
+It is started in two ways: as it comes, and in the high-throughput mode of its page on KubeRay,
+RAY_SERVE_THROUGHPUT_OPTIMIZED=1 and RAY_SERVE_ENABLE_HA_PROXY=1: then HAProxy asks the replica
+without a proxy in Python between.
 
 python server.py null|shapes PORT
 """
