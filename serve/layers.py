@@ -18,6 +18,7 @@ ALLOWED = (
     "X-Priority",
     "X-Request-ID",
     "traceparent",
+    "tracestate",
 )
 EXPOSED = (
     "ETag",

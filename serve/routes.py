@@ -103,14 +103,14 @@ async def _answer(
 
 
 @router.get("/livez", openapi_extra=LIVEZ_DOCS, response_class=PlainTextResponse)
-@router.head("/livez", include_in_schema=False)
+@router.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
 async def livez() -> Response:
     """200 as long as the process answers at all."""
     return PlainTextResponse("alive\n")
 
 
 @router.get("/readyz", openapi_extra=READYZ_DOCS, response_class=PlainTextResponse)
-@router.head("/readyz", include_in_schema=False)
+@router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
 async def readyz(request: Request) -> Response:
     """200 if requests are accepted for every model, else a problem that says why not.
 

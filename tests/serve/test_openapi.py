@@ -174,3 +174,13 @@ def test_a_route_that_can_ask_for_a_key_names_its_scheme(document):
         named = {name for one in operation.get("security", []) for name in one}
         assert named <= {*schemes}
     assert schemes["key"]["scheme"] == "bearer"
+
+
+def test_a_refused_method_is_told_every_method_that_the_path_has(settings, document):
+    paths = {path: path for path in PATHS} | {"/v1/models/{id}": "/v1/models/tiny"}
+    requests = [("DELETE", path, {}) for path in paths.values()]
+    for path, answer in zip(paths, ask_all(settings, grey, *requests), strict=True):
+        allowed = {*answer.headers["allow"].split(", ")}
+        documented = {method.upper() for method in document["paths"][path]}
+        assert (answer.status_code, allowed - {"HEAD"}) == (405, documented), path
+        assert ("HEAD" in allowed) == (path in ("/livez", "/readyz")), path
