@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from deployed import DEPLOY, ROOT, document, succeeds, tool
 
+from serve.app import create_app
+from serve.problems import STATUSES
 from serve.settings import Settings
 
 FOLDER = DEPLOY / "prometheus"
@@ -56,6 +58,18 @@ def test_the_operators_page_knows_no_alert_that_is_gone() -> None:
     _, _, rest = text.partition("\n## When an alert fires\n")
     section = rest.partition("\n## ")[0]
     assert re.findall(r"^### (\w+)$", section, re.MULTILINE) == [rule["alert"] for rule in RULES]
+
+
+def test_the_reasons_and_routes_that_are_asked_for_are_the_gateways() -> None:
+    expressions = [rule["expr"] for rule in RULES]
+    expressions += [target["expr"] for panel in panels() for target in panel["targets"]]
+    asked = {"reason": set[str](), "route": set[str]()}
+    for label, values in re.findall(r'(reason|route)=~?"([^"]+)"', " ".join(expressions)):
+        asked[label] |= set(values.split("|"))
+    assert len(asked["reason"]) > 3
+    assert asked["reason"] <= {slug for _, slug in STATUSES.values()}
+    assert len(asked["route"]) == 2
+    assert asked["route"] <= create_app(Settings()).openapi()["paths"].keys()
 
 
 def test_the_thresholds_follow_the_default_settings() -> None:
