@@ -8,6 +8,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def rollback(repository: Path, model: str, version: int | None = None) -> int:
         check_version(folder / str(version))
         config.ClearField("version_policy")
         if version == present[-1]:
-            config.version_policy.latest.num_versions = 1
+            config.version_policy.latest.num_versions = triton_config.NEWEST
         else:
             config.version_policy.specific.versions.append(version)
         return replace_config(folder, config)
@@ -117,7 +118,9 @@ def replace_config(model: Path, config: Any) -> int:
     """Write the config, with the engines of the version that it serves, by one rename."""
     served = _served(config, model)[-1]
     if config.backend == "tensorrt":
-        triton_config.set_engines(config, _engines(model / str(served)))
+        engines = _engines(model / str(served))
+        triton_config.set_engines(config, engines)
+        _leave_out_those_without(engines, config, model)
     file, fresh = model / triton_config.FILE, model / f".{triton_config.FILE}.new"
     text = triton_config.to_text(config)
     if text == file.read_text(encoding="utf-8"):
@@ -134,6 +137,24 @@ def replace_config(model: Path, config: Any) -> int:
         reason = error.strerror or error
         raise RepositoryError(f"{file} is as it was: {reason}") from error
     return served
+
+
+def _leave_out_those_without(engines: dict[str, str], config: Any, model: Path) -> None:
+    """Of the newest versions, only as many as have these engines: Triton loads all, or none."""
+    if config.version_policy.WhichOneof("policy_choice") != "latest":
+        return
+    opened = _served(config, model)
+    fit = [*takewhile(lambda number: _has(engines, model / str(number)), reversed(opened))]
+    if len(fit) < len(opened):
+        config.version_policy.latest.num_versions = len(fit)
+
+
+def _has(engines: dict[str, str], version: Path) -> bool:
+    """Whether a version is there with all of these engines."""
+    try:
+        return engines_of(read_manifest(version)).items() >= engines.items()
+    except RepositoryError:
+        return False
 
 
 def _engines(version: Path) -> dict[str, str]:

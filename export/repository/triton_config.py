@@ -23,6 +23,7 @@ PYTHON_MODEL = Path(__file__).with_name("triton_model.py")  # what a version hol
 TYPES = {"int64": pb.TYPE_INT64, "float32": pb.TYPE_FP32, "uint8": pb.TYPE_UINT8}
 RUNTIMES = ("onnxruntime", "tensorrt", "python")
 CONTRACT = ("name", "max_batch_size", "input", "output")
+NEWEST = 2  # versions that are loaded: the one before answers until the gateways have gone on
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ServingOptions:
 
     instances: int = 1
     gpu: bool | None = None  # None: with tensorrt, which has no other device
-    versions: int | tuple[int, ...] = 1
+    versions: int | tuple[int, ...] = NEWEST
     max_queue: int = 128
     timeout_ms: int = 60_000
     warm_up: bool = True

@@ -74,7 +74,7 @@ def test_tritons_own_protobuf_reads_the_config_as_meant(tmp_path: Path) -> None:
     assert (config.name, config.backend, config.max_batch_size) == ("tiny", "onnxruntime", 8)
     assert config.default_model_filename == "model.onnx"
     assert config.HasField("dynamic_batching")
-    assert config.version_policy.latest.num_versions == 1
+    assert config.version_policy.latest.num_versions == 2
     tensors = [(t.name, t.data_type, list(t.dims)) for t in (*config.input, *config.output)]
     assert tensors == [
         ("input_ids", model_config_pb2.TYPE_INT64, [77]),

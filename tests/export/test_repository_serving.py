@@ -39,14 +39,15 @@ def three(tmp_path: Path) -> Path:
 
 
 def test_a_rollback_pins_the_version_before_and_a_roll_forward_unpins(three: Path) -> None:
-    assert served_versions(three / "tiny") == [3]
+    assert served_versions(three / "tiny") == [2, 3]
     assert rollback(three, "tiny") == 2
+    assert served_versions(three / "tiny") == [2]
     assert rollback(three, "tiny") == 1
     assert list(config_of(three).version_policy.specific.versions) == [1]
     with pytest.raises(RepositoryError, match=r"version 1 of .*tiny is the oldest; there is none"):
         rollback(three, "tiny")
     assert rollback(three, "tiny", 3) == 3
-    assert config_of(three).version_policy.latest.num_versions == 1
+    assert config_of(three).version_policy.latest.num_versions == 2
     assert [path.name for path in three.iterdir()] == ["tiny"]
 
 
@@ -212,6 +213,22 @@ def test_where_tensorrt_serves_a_new_version_waits_for_its_engine(
     add_engine(three / "tiny" / "4", tmp_path / "b.plan", "9.0", {})
     assert rollback(three, "tiny", 4) == 4
     assert config_of(three).default_model_filename == "b.plan"
+
+
+def test_where_tensorrt_serves_two_versions_are_loaded_only_if_both_have_the_engine(
+    three: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.plan").touch()
+    add_engine(three / "tiny" / "3", tmp_path / "a.plan", "9.0", {})
+    serve_with(three, "tiny", "tensorrt")
+    assert served_versions(three / "tiny") == [3]
+    put(three)
+    add_engine(three / "tiny" / "4", tmp_path / "a.plan", "9.0", {})
+    assert rollback(three, "tiny", 4) == 4
+    assert served_versions(three / "tiny") == [3, 4]
+    (three / "tiny" / "3" / "manifest.json").write_text("half a manif")
+    rollback(three, "tiny", 4)
+    assert served_versions(three / "tiny") == [4]
 
 
 def test_the_python_runtime_brings_its_model_py(three: Path, tmp_path: Path) -> None:

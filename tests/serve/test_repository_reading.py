@@ -75,6 +75,18 @@ def test_after_a_rollback_the_pinned_version_is_served(tmp_path):
         assert load_model(tmp_path).label == served
 
 
+def test_only_versions_that_triton_would_load_stand_in_for_a_broken_newest_one(tmp_path):
+    for version in (1, 2, 10):
+        write_version(tmp_path, version=version)
+    (tmp_path / "tiny" / "10" / "tokenizer.json").unlink()
+    for policy in ("latest { num_versions: 2 }", "latest { num_versions: 7 }", "all { }"):
+        pin(tmp_path, policy)
+        assert load_model(tmp_path).label == "tiny/2"
+    for policy in ("latest { num_versions: 1 }", "latest { }"):
+        pin(tmp_path, policy)
+        assert "tokenizer.json is missing" in load_error(tmp_path)
+
+
 def test_a_pinned_version_that_is_broken_or_gone_is_not_replaced_by_another(tmp_path):
     for version in (1, 2):
         write_version(tmp_path, version=version)
