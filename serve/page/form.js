@@ -51,7 +51,7 @@ function choices(select, pairs) {
 // The prompt's box is as high as its text.
 export function grow() {
   prompt.style.height = "auto";
-  prompt.style.height = `${prompt.scrollHeight}px`;
+  prompt.style.height = `${prompt.scrollHeight + prompt.offsetHeight - prompt.clientHeight}px`;
 }
 
 // Show each problem at its field. Returns those whose name is no field of the form.
@@ -62,15 +62,18 @@ export function showProblems(problems) {
   for (const name of [...NAMES, "key"]) {
     const place = document.getElementById(`${name}-problem`);
     const found = byName.get(name) ?? [];
-    place.textContent = found.map(({ detail }) => `${name} ${detail}`).join("; ");
+    const told = name === "key" ? "" : `${name} `; // of the others, the gateway's words
+    place.textContent = found.map(({ detail }) => told + detail).join("; ");
     place.hidden = found.length === 0;
     form.elements[name].setAttribute("aria-invalid", String(found.length > 0));
   }
   return problems.filter(({ name }) => !NAMES.includes(name) && name !== "key");
 }
 
-export function askForKey(problem) {
+// The gateway wants a key: none was sent yet, or it knows another.
+export function askForKey(sent) {
   document.getElementById("key-field").hidden = false;
-  showProblems([{ name: "key", detail: problem }]);
+  const detail = sent ? "The gateway does not know this key." : "The gateway asks for a key.";
+  showProblems([{ name: "key", detail }]);
   if (document.activeElement !== prompt || !prompt.value) key.focus();
 }

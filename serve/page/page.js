@@ -91,18 +91,23 @@ function nothing() {
 function refused(error, againMs) {
   rest("stale");
   if (!(error instanceof gateway.Refused)) throw error;
-  if (error.status === 0) known = false; // who answers next may serve other models
+  const unknown = error.status === 404;
+  if (error.status === 0 || unknown) known = false; // other models may be served by now
   if (error.status === 401) {
-    form.askForKey(error.message);
+    form.askForKey(gateway.key() !== "");
     return say("");
   }
   const others = form.showProblems(error.fields);
-  const placed = error.fields.length > 0 && others.length === 0;
-  say(placed ? "" : `${error.message}${againMs === null ? "" : ` ${wait(againMs)}`}`);
+  const placed = error.fields.length > 0 && others.length === 0 && !unknown;
+  say(placed ? "" : `${sentence(error.message)}${again(againMs)}`);
 }
 
-function wait(againMs) {
-  return `Trying again in ${Math.ceil(againMs / 1000)} s.`;
+function sentence(text) {
+  return text[0].toUpperCase() + text.slice(1).replace(/\.$/, "") + ".";
+}
+
+function again(againMs) {
+  return againMs === null ? "" : ` Trying again in ${Math.ceil(againMs / 1000)} s.`;
 }
 
 function rest(state = "fresh") {
@@ -133,7 +138,7 @@ document.getElementById("dice").addEventListener("click", () => {
 key.addEventListener("change", () => {
   const given = key.value.trim();
   if (/[^\x21-\x7e]/.test(given)) {
-    return form.showProblems([{ name: "key", detail: "has characters that no key has" }]);
+    return form.showProblems([{ name: "key", detail: "A key has no such characters." }]);
   }
   gateway.setKey(given);
   known = false;
@@ -144,6 +149,7 @@ document.getElementById("form").addEventListener("submit", (event) => {
   event.preventDefault();
   ask({ now: true });
 });
+addEventListener("resize", form.grow);
 addEventListener("online", () => { follower.forget(); ask({ now: true }); });
 
 form.rollDice();

@@ -49,12 +49,12 @@ def unlock(page, key: str = KEY) -> None:
 def test_a_key_is_asked_for_where_it_is_needed_and_kept_for_the_tab_alone(browser, guarded):
     with visiting(browser, guarded, allowed="status of (401|429)") as page:
         field = page.get_by_label("API key")
-        expect(field).to_have_accessible_description(re.compile("a key is needed"))
+        expect(field).to_have_accessible_description(re.compile("The gateway asks for a key"))
         page.get_by_label("Prompt").fill(RED)
         unlock(page, "sp_wrong")
-        expect(field).to_have_accessible_description(re.compile("not known here"))
+        expect(field).to_have_accessible_description(re.compile("does not know this key"))
         unlock(page, "ключ")
-        expect(field).to_have_accessible_description(re.compile("characters that no key has"))
+        expect(field).to_have_accessible_description(re.compile("A key has no such characters"))
         unlock(page)
         expect(picture(page, RED)).to_be_visible()
         expect(field).to_have_accessible_description("Kept until this tab is closed.")
