@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 
 from serve.backend import Backend
 from serve.errors import DeadlineError, NotReadyError, QueueFullError
@@ -109,7 +110,7 @@ class Admission:
             begin_s = self._backend.wait_s(0, turn)
             raise DeadlineError(
                 f"ready in {wait_s * 1e3:.0f} ms, the deadline is {deadline_s * 1e3:.0f} ms; "
-                f"without a queue it would take {(wait_s - begin_s) * 1e3:.0f} ms",
+                f"others come first for {begin_s * 1e3:.0f} ms",
                 retry_after_s=min(wait_s - deadline_s, begin_s),
             )
         return wait_s
@@ -123,16 +124,26 @@ class Admission:
     def _freed_s(self, excess: int, caller: str) -> float:
         """Seconds until so many places are free; those that the caller gives back count twice.
 
-        Requests give theirs back at once, in the order in which they should be done. Where others
-        went before them since, all are as much later as the last one is.
+        Each request gives its places back at once. It is foretold exactly where nobody overtook.
         """
-        now = self._clock()
-        by_end = sorted(self._accepted, key=lambda one: one.done_at)
-        drained_s = max(self._backend.wait_s(0, turn) for turn in {one.turn for one in by_end})
-        late_s = max(0.0, drained_s - max(0.0, by_end[-1].done_at - now))
-        for one in by_end:
+        for left_s, one in sorted(self._lefts(), key=itemgetter(0)):
             own = self._told_apart and one.turn.caller == caller
             excess -= one.pictures * (2 if own else 1)
             if excess <= 0:
-                return max(0.0, one.done_at - now) + late_s
+                return left_s
         raise AssertionError(f"{excess} places more than there are")
+
+    def _lefts(self) -> Iterator[tuple[float, _Accepted]]:
+        """Seconds that each request still takes.
+
+        Its turn may have been overtaken since: then all of the turn are as late as its last one is,
+        and who should be done already is done with the last at the latest.
+        """
+        now = self._clock()
+        for turn in {one.turn for one in self._accepted}:
+            mine = [one for one in self._accepted if one.turn == turn]
+            drained_s = self._backend.wait_s(0, turn)
+            late_s = max(0.0, drained_s - max(one.done_at - now for one in mine))
+            for one in mine:
+                left_s = one.done_at - now
+                yield (min(drained_s, left_s + late_s) if left_s > 0 else drained_s), one

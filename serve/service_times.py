@@ -43,15 +43,26 @@ class ServiceTimes:
             place, waiting = max(0, place - calls * size), waiting - calls * size
         return total
 
-    def wait_s(self, pictures: int, ahead: int, waiting: int) -> float:
+    @property
+    def longest_s(self) -> float:
+        """Seconds of the largest batch."""
+        return self.seconds[max(self.seconds)]
+
+    def wait_s(self, pictures: int, ahead: int, waiting: int, busy: bool) -> float:
         """Seconds until `pictures` that come now are made, `ahead` of those `waiting` before them.
 
-        Of 0: until they would begin. It is not counted on that they share a batch with the last of
-        those ahead: so it falls as time passes, if nobody else comes, and never rises.
+        Of 0: until they would begin. An idle model begins at once; at a busy one others may come
+        who fill their batches up, and it is not counted on that they share one with the last
+        of those ahead. So it is seldom too short, and falls as time passes if nobody else comes.
         """
         begin_s = self.until_s(ahead, waiting)
-        together_s = self.until_s(ahead + pictures, waiting + pictures)  # with some from behind
-        return max(begin_s + self.total_s(pictures), together_s) if pictures else begin_s
+        if pictures == 0:
+            return begin_s
+        most = max(self.seconds)
+        if pictures <= most and not busy:
+            return self.total_s(pictures)
+        filled_s = -(-(ahead + pictures) // most) * self.longest_s
+        return max(filled_s, begin_s - (-pictures // most) * self.longest_s)
 
 
 class Drift:

@@ -164,7 +164,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_the_time_to_wait(settings
     backend = FakeBackend(wait_s=9.5, each_s=0.5)
     answer = ask(settings, RED, backend, headers={"X-Deadline-Ms": "3000"})
     detail = problem(answer, 429, "deadline-cannot-be-met")
-    assert detail.startswith("ready in 10000 ms, the deadline is 3000 ms; without a queue")
+    assert detail.startswith("ready in 10000 ms, the deadline is 3000 ms; others come first")
     assert answer.headers["retry-after"] == "7"
     assert ask(settings, RED, backend, headers={"X-Deadline-Ms": "10000"}).status_code == 200
 
