@@ -66,6 +66,7 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         middleware=layers(settings, metrics, tracing),
         exception_handlers={ServeError: on_serve_error, HTTPException: on_http_error},
     )

@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 import pytest
+import schemathesis
 from fake_backend import FakeBackend, client_of, grey
 
 from serve.app import create_app
@@ -16,6 +17,7 @@ RED = {"prompt": "a red circle", "seed": 5}
 POSTS = {"/generate": GenerateRequest, "/v1/images/generations": ImagesRequest}
 PATHS = {*POSTS, "/v1/models", "/v1/models/{id}", "/livez", "/readyz", "/metrics"}
 NAMED = ("etag", "vary", "retry-after", "server-timing", "www-authenticate")
+NAMES = ("generate", "generations", "livez", "metrics", "models", "one_model", "readyz")
 TYPES = {
     "object": dict,
     "array": list,
@@ -184,3 +186,9 @@ def test_a_refused_method_is_told_every_method_that_the_path_has(settings, docum
         documented = {method.upper() for method in document["paths"][path]}
         assert (answer.status_code, allowed - {"HEAD"}) == (405, documented), path
         assert ("HEAD" in allowed) == (path in ("/livez", "/readyz")), path
+
+
+def test_the_document_is_one_and_its_operations_have_names_of_their_own(document):
+    schemathesis.openapi.from_dict(document).validate()  # by OpenAPI's own schema
+    names = [operation["operationId"] for _, operation in operations(document)]
+    assert sorted(names) == [*NAMES]
