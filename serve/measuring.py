@@ -25,11 +25,12 @@ log = logging.getLogger(__name__)
 def measure(
     run: RunBatch, rows: list[Feeds], budget_s: float, executor: Executor | None = None
 ) -> ServiceTimes:
-    """Times of the batch sizes 1..len(rows) that pay, found within about `budget_s` seconds.
+    """Times of the batch sizes 1..len(rows) that pay, found in about `budget_s` seconds of calls.
 
     A size pays if it takes less time per picture than every smaller one, and it is only used if it
     gives the very bytes that its rows give alone. Sizes beyond the budget are not used. Each call
-    is made in the executor, and only its own time counts, not that of others who wait there too.
+    is made in the executor, and only its own time counts, not that of others who wait there too:
+    a version that is opened under load is measured as well as one that is opened at the start.
     """
 
     def call(batch: list[Feeds]) -> tuple[list[Pixels], float]:
@@ -37,7 +38,7 @@ def measure(
             return _timed(run, batch)
         return executor.submit(_timed, run, batch).result()
 
-    measuring = _Measuring(call, rows, time.perf_counter() + budget_s)
+    measuring = _Measuring(call, rows, budget_s)
     return ServiceTimes(measuring.all())
 
 
@@ -50,10 +51,10 @@ def _timed(run: RunBatch, batch: list[Feeds]) -> tuple[list[Pixels], float]:
 class _Measuring:
     """What is known so far: the seconds of each size, and each row's picture alone."""
 
-    def __init__(self, call: Call, rows: list[Feeds], end: float) -> None:
-        self._call = call
+    def __init__(self, call: Call, rows: list[Feeds], budget_s: float) -> None:
+        self._make = call
         self._rows = rows
-        self._end = end
+        self._left_s = budget_s
         self._seconds: dict[int, float] = {}
         self._alone: list[Pixels] = []
 
@@ -69,6 +70,11 @@ class _Measuring:
                 paying[size], best = taken, taken / size
         return paying
 
+    def _call(self, rows: list[Feeds]) -> tuple[list[Pixels], float]:
+        pictures, taken_s = self._make(rows)
+        self._left_s -= taken_s
+        return pictures, taken_s
+
     def _worth_measuring(self) -> Iterator[int]:
         """1, 2, 4, ... and then what lies between, next to one of them that may pay."""
         powers = [1 << i for i in range(len(self._rows).bit_length())]
@@ -79,7 +85,7 @@ class _Measuring:
 
     def _one(self, size: int) -> bool:
         """Measure one size, and keep it if it may pay; False where the time is up."""
-        if size > 1 and time.perf_counter() + 2 * size * self._seconds[1] > self._end:
+        if size > 1 and 2 * size * self._seconds[1] > self._left_s:
             return False
         rows = self._rows[:size]
         together, _ = self._call(rows)
@@ -93,7 +99,7 @@ class _Measuring:
         smaller = [taken / size for size, taken in self._seconds.items() if size < len(rows)]
         limit_s = HOPELESS * len(rows) * min(smaller, default=float("inf"))
         taken: list[float] = []
-        while not taken or (not _known(taken) and time.perf_counter() < self._end):
+        while not taken or (not _known(taken) and self._left_s > 0):
             taken.append(self._call(rows)[1])
             if min(taken) > limit_s:
                 return None

@@ -1,4 +1,4 @@
-"""The models of a folder, each at the version that answers now; followed while the gateway serves."""
+"""The models of a folder, each at the version that answers now; followed while they serve."""
 
 import asyncio
 import logging
@@ -127,13 +127,14 @@ class Repository:
             return
         self._note(None)
         if not names:
-            for name in [name for name in self._slots if name not in models]:
-                self._remove(name)
             for name in [name for name in models if name not in self._slots]:
                 self._add(models[name])
             self._slots = {name: self._slots[name] for name in sorted(self._slots)}
         for slot in list(self._slots.values()):
             await slot.look()
+        if not names and any(one.name in models for one in self.all()):
+            for name in [name for name in self._slots if name not in models]:
+                self._remove(name)
 
     async def _watch(self) -> None:
         looked = time.monotonic()

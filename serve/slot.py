@@ -80,6 +80,7 @@ class Slot:
         for folder in wanted:
             if await self._take(folder):
                 return
+        self._expect(None)
 
     def leave(self) -> None:
         """Nothing is served here any more."""
@@ -90,20 +91,25 @@ class Slot:
     async def _take(self, folder: Path) -> bool:
         """Whether that version answers, or will as soon as its back end is ready."""
         version = int(folder.name)
-        if self.pending is not None and self.pending.version != version:
-            self._retire(self.pending)  # the folder names another one by now
-            self.pending = None
         if self.served is not None and self.served.version == version:
+            self._expect(None)
             return True
-        coming = self.pending or await self._opened(folder)
+        waits = self.pending is not None and self.pending.version == version
+        coming = self.pending if waits else await self._opened(folder)
         if coming is None:
             return False
+        self._expect(coming)
         if self.served is None or coming.backend.ready:
             self._swap(coming)
-        elif self.pending is None:
-            log.info("%s waits: %s", coming.model.label, coming.backend.why_not)
-            self.pending = coming
         return True
+
+    def _expect(self, coming: Served | None) -> None:
+        """This version waits for its turn, and no other one."""
+        if self.pending is not None and self.pending is not coming:
+            self._retire(self.pending)
+        if coming is not None and coming is not self.pending and not coming.backend.ready:
+            log.info("%s waits: %s", coming.model.label, coming.backend.why_not)
+        self.pending = coming
 
     def _swap(self, coming: Served) -> None:
         before, self.served, self.pending = self.served, coming, None

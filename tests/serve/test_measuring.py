@@ -1,6 +1,6 @@
 """Measuring the batch sizes: as long as it takes to know them, and no longer."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -107,3 +107,15 @@ def test_calls_are_made_in_the_executor_and_waiting_for_it_does_not_count(clock)
         times = measure(run, feeds(2), budget_s=60, executor=executor)
     assert times.seconds == pytest.approx({1: 0.004, 2: 0.004})
     assert set(names) == {1, 2}
+
+
+def test_what_others_do_in_between_costs_no_time_of_the_budget(clock):
+    class Busy:
+        def submit(self, call, *arguments):
+            clock.now_s += 10  # another model's call
+            made = Future()
+            made.set_result(call(*arguments))
+            return made
+
+    times = measure(clock.running(lambda size: 0.004), feeds(8), budget_s=5, executor=Busy())
+    assert sorted(times.seconds) == SIZES

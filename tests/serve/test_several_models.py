@@ -111,6 +111,24 @@ def test_a_model_that_goes_answers_what_it_has_accepted(root):
     )
 
 
+def test_models_whose_folders_are_gone_go_on_where_there_is_nothing_else_to_serve(root):
+    async def scenario(client, repository):
+        spoil(publish(root, "third"))
+        for name in ("first", "second"):
+            shutil.rmtree(root / name)
+        await repository.look()
+        status = (await draw(client, model="first")).status_code
+        remarks = repository.remarks()
+        shutil.rmtree(root / "third")
+        publish(root, "fourth")
+        await repository.look()
+        return status, remarks, [one.name for one in repository.all()]
+
+    status, remarks, names = on(root, scenario)
+    assert (status, names) == (200, ["fourth"])
+    assert [remark.partition(" ")[0] for remark in remarks] == ["first", "second", "third/1"]
+
+
 def test_a_named_model_whose_folder_is_gone_goes_on_from_memory(root):
     async def scenario(client, repository):
         shutil.rmtree(root / "first")

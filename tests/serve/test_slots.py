@@ -84,6 +84,26 @@ def test_a_version_that_waits_is_given_up_for_another_one(root):
     assert (after, version) == ([], 1)
 
 
+def test_a_version_that_waits_is_kept_where_a_newer_one_is_bad_and_goes_with_its_turn(root):
+    fakes = Fakes()
+
+    async def scenario(client, repository):
+        fakes["tiny/1"].ready = True
+        publish(root, version=2)
+        await repository.look()
+        first = fakes["tiny/2"]
+        (publish(root, version=3) / "model.onnx").unlink()
+        for _ in range(3):
+            await repository.look()
+        kept = fakes["tiny/2"] is first and not hasattr(first, "closed")
+        pin(root, "3")
+        await repository.look()
+        await until(lambda: hasattr(first, "closed"))
+        return kept, repository.get().version, len(repository.remarks())
+
+    assert on_fakes(root, scenario, fakes) == (True, 1, 1)
+
+
 def test_a_start_without_triton_waits_for_it_and_says_why(root):
     fakes = Fakes()
 
