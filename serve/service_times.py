@@ -61,8 +61,10 @@ class ServiceTimes:
         most = max(self.seconds)
         if pictures <= most and not busy:
             return self.total_s(pictures)
+        together_s = self.until_s(ahead + pictures, waiting + pictures)
         filled_s = -(-(ahead + pictures) // most) * self.longest_s
-        return max(filled_s, begin_s - (-pictures // most) * self.longest_s)
+        own_s = max(self.total_s(pictures), -(-pictures // most) * self.longest_s)
+        return max(together_s, filled_s, begin_s + own_s)
 
 
 class Drift:
