@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from distill.data import DataError, Report, Samples, read_lines, teacher_digest
+from distill.data import DataError, Report, Samples, read_lines
 from distill.recipe import Recipe
 from distill.stats import write_whole
-from distill.teachers.sdxl import Condition, SdxlTeacher
+from distill.teachers.teacher import Condition, Teacher
 
 FACTS = "bank.json"
 
@@ -39,7 +39,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     return prompts
 
 
-def bank_samples(teacher: SdxlTeacher, recipe: Recipe, report: Report) -> Samples:
+def bank_samples(teacher: Teacher, recipe: Recipe, report: Report) -> Samples:
     """The bank of a recipe, made as far as it is not made yet.
 
     Raises:
@@ -47,7 +47,7 @@ def bank_samples(teacher: SdxlTeacher, recipe: Recipe, report: Report) -> Sample
     """
     assert recipe.positives.prompts is not None
     prompts = read_prompts(recipe.positives.prompts)
-    conditions = teacher.encode_prompts(prompts)
+    conditions = teacher.encode(prompts)
     folder = recipe.run / "bank"
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, _facts(teacher, recipe, prompts))
@@ -68,7 +68,7 @@ def _parts(recipe: Recipe, prompts: tuple[str, ...]) -> Iterator[tuple[int, rang
 
 
 def _shard(
-    teacher: SdxlTeacher,
+    teacher: Teacher,
     recipe: Recipe,
     conditions: Condition,
     folder: Path,
@@ -100,9 +100,9 @@ def _shard(
     return latents
 
 
-def _facts(teacher: SdxlTeacher, recipe: Recipe, prompts: tuple[str, ...]) -> dict[str, object]:
+def _facts(teacher: Teacher, recipe: Recipe, prompts: tuple[str, ...]) -> dict[str, object]:
     return {
-        "teacher_sha256": teacher_digest(teacher),
+        "teacher_sha256": teacher.sampling_digest(),
         "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
         "per_prompt": recipe.positives.per_prompt,
         "batch": recipe.positives.batch,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distill.teachers.sdxl import Condition, SdxlTeacher
+from distill.teachers.teacher import Condition, Teacher
 
 Report = Callable[[str], None]
 METADATA = "metadata.jsonl"
@@ -110,7 +110,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def image_samples(
-    teacher: SdxlTeacher, folder: Path, batch: int, cache: Path, report: Report
+    teacher: Teacher, folder: Path, batch: int, cache: Path, report: Report
 ) -> Samples:
     """Captioned pictures as samples; their latents are kept in `cache` for the next time."""
     by_text = read_captions(folder)
@@ -124,10 +124,10 @@ def image_samples(
         write_cache(cache, latents, fingerprint)
     prompts = tuple(by_text)
     members = tuple(torch.tensor([index[name] for name in by_text[text]]) for text in prompts)
-    return Samples(prompts, teacher.encode_prompts(prompts), latents, members)
+    return Samples(prompts, teacher.encode(prompts), latents, members)
 
 
-def _encode(teacher: SdxlTeacher, folder: Path, names: Sequence[str], batch: int) -> Tensor:
+def _encode(teacher: Teacher, folder: Path, names: Sequence[str], batch: int) -> Tensor:
     parts = []
     for start in range(0, len(names), batch):
         pictures = [
@@ -179,31 +179,9 @@ def write_cache(path: Path, latents: Tensor, fingerprint: str) -> None:
     partial.replace(path)
 
 
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """sha256 over the names and bytes of tensors."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(
-            value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()
-
-
-def teacher_digest(teacher: SdxlTeacher) -> str:
-    """sha256 of what a teacher's latents depend on: denoiser, text encoders, scheduler, size."""
-    pipe = teacher.pipe
-    scheduler = {k: v for k, v in pipe.scheduler.config.items() if not k.startswith("_")}
-    facts = (type(pipe.scheduler).__name__, sorted(scheduler.items()), teacher.latent_shape)
-    digest = hashlib.sha256(repr(facts).encode())
-    for part in (pipe.unet, pipe.text_encoder, pipe.text_encoder_2):
-        digest.update(weights_digest(part.state_dict()).encode())
-    return digest.hexdigest()
-
-
-def _fingerprint(teacher: SdxlTeacher, metadata: Path, names: Sequence[str]) -> str:
+def _fingerprint(teacher: Teacher, metadata: Path, names: Sequence[str]) -> str:
     digest = hashlib.sha256(metadata.read_bytes())
-    digest.update(weights_digest(teacher.pipe.vae.state_dict()).encode())
+    digest.update(teacher.picture_digest().encode())
     for name in names:
         path = metadata.parent / name
         stat = path.stat() if path.is_file() else None  # a missing one is named when it is read

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from distill.contact_sheet import save_contact_sheet
-from distill.data import teacher_digest, weights_digest
 from distill.judge import Judge, Picture, load_judge
 from distill.metrics import frechet_distance, mode_coverage, shares
 from distill.recipe import Evaluate, Recipe
 from distill.stats import write_whole
-from distill.teachers.sdxl import Condition, SdxlTeacher
+from distill.student import level_of
+from distill.teachers.teacher import Condition, Teacher, weights_digest
 
 REFERENCE_ROUNDS = 4  # reference pictures of each caption
 TIMED_RUNS = 9
@@ -47,11 +47,11 @@ class Generator:
     latents: Callable[[Condition, Sequence[int]], Tensor]
 
 
-def generators(teacher: SdxlTeacher, student: nn.Module | None, recipe: Recipe) -> list[Generator]:
+def generators(teacher: Teacher, student: nn.Module | None, recipe: Recipe) -> list[Generator]:
     """The teacher in many steps and in one, and the student if there is one."""
     steps, guidance = recipe.teacher.steps, recipe.teacher.guidance_scale
-    last = len(teacher.schedule.sigmas) - 1
-    weights = teacher_digest(teacher) + weights_digest(teacher.pipe.vae.state_dict())
+    last = teacher.last_level
+    weights = teacher.sampling_digest() + teacher.picture_digest()
     found = [
         Generator(
             f"teacher, {steps} steps",
@@ -59,17 +59,17 @@ def generators(teacher: SdxlTeacher, student: nn.Module | None, recipe: Recipe) 
             lambda c, s: teacher.sample(c, s, steps, guidance),
         ),
         Generator(
-            "teacher, 1 step", digest_of(weights, last), one_step(teacher, teacher.unet, last)
+            "teacher, 1 step", digest_of(weights, last), one_step(teacher, teacher.denoiser, last)
         ),
     ]
     if student is not None:
-        timestep = recipe.student.timestep
+        level = level_of(teacher, recipe)
         own = weights_digest(student.state_dict())
         found.append(
             Generator(
                 "student, 1 step",
-                digest_of(weights, own, timestep),
-                one_step(teacher, student, timestep),
+                digest_of(weights, own, level),
+                one_step(teacher, student, level),
             )
         )
     return found
@@ -81,20 +81,20 @@ def digest_of(*parts: object) -> str:
 
 
 def one_step(
-    teacher: SdxlTeacher, unet: nn.Module, timestep: int
+    teacher: Teacher, denoiser: nn.Module, level: float
 ) -> Callable[[Condition, Sequence[int]], Tensor]:
-    """A denoiser as a generator in one unguided call at `timestep`."""
+    """A denoiser as a generator in one unguided call at `level`."""
 
     @torch.no_grad()
     def latents(condition: Condition, seeds: Sequence[int]) -> Tensor:
         noise = teacher.noise(seeds)
-        return teacher.one_step(unet, noise, timestep, condition.to(teacher.device))
+        return teacher.one_step(denoiser, noise, level, condition.to(teacher.device))
 
     return latents
 
 
 def run_evaluation(
-    teacher: SdxlTeacher, student: nn.Module | None, recipe: Recipe, report: Report = print
+    teacher: Teacher, student: nn.Module | None, recipe: Recipe, report: Report = print
 ) -> dict[str, Any]:
     """Measures every generator; writes `evaluate.json` and `contact-sheet.png` in the run folder.
 
@@ -170,7 +170,7 @@ def read_known(path: Path, protocol: Mapping[str, Any]) -> dict[str, dict[str, A
 
 def measure(
     way: Generator,
-    teacher: SdxlTeacher,
+    teacher: Teacher,
     judge: Judge,
     captions: Sequence[str],
     reference: np.ndarray[Any, Any],
@@ -195,7 +195,7 @@ def measure(
 
 
 def paint(
-    way: Generator, teacher: SdxlTeacher, captions: Sequence[str], settings: Evaluate
+    way: Generator, teacher: Teacher, captions: Sequence[str], settings: Evaluate
 ) -> list[Picture]:
     """One picture of each caption; the seeds count up from the protocol's."""
     pictures: list[Picture] = []
@@ -205,13 +205,13 @@ def paint(
             texts = captions[start : start + settings.batch]
             first = settings.seed + start
             seeds = range(first, first + len(texts))
-            latents = way.latents(teacher.encode_prompts(texts), seeds)
+            latents = way.latents(teacher.encode(texts), seeds)
             pictures.extend(teacher.decode(latents).numpy())
             bar.update(len(texts))
     return pictures
 
 
-def vague_shares(way: Generator, teacher: SdxlTeacher, judge: Judge, settings: Evaluate) -> Shares:
+def vague_shares(way: Generator, teacher: Teacher, judge: Judge, settings: Evaluate) -> Shares:
     """By vague caption and mode, the share of `vague_seeds` pictures that show it."""
     found: Shares = {}
     for caption in judge.vague_captions():
@@ -228,12 +228,12 @@ def add_mode_coverage(figures: Mapping[str, dict[str, Any]]) -> None:
             one["mode_coverage"] = mode_coverage(one["mode_shares"], expected)
 
 
-def time_per_picture_ms(way: Generator, teacher: SdxlTeacher, caption: str) -> float:
+def time_per_picture_ms(way: Generator, teacher: Teacher, caption: str) -> float:
     """Median time from text to the bytes of a PNG, one picture at a time, in torch."""
     times = []
     for seed in range(TIMED_RUNS + 1):
         start = time.perf_counter()
-        latents = way.latents(teacher.encode_prompts([caption]), [seed])
+        latents = way.latents(teacher.encode([caption]), [seed])
         buffer = io.BytesIO()
         Image.fromarray(teacher.decode(latents)[0].numpy()).save(buffer, "PNG", compress_level=1)
         times.append((time.perf_counter() - start) * 1e3)
@@ -241,10 +241,10 @@ def time_per_picture_ms(way: Generator, teacher: SdxlTeacher, caption: str) -> f
 
 
 def save_sheet(
-    ways: Sequence[Generator], teacher: SdxlTeacher, captions: Sequence[str], recipe: Recipe
+    ways: Sequence[Generator], teacher: Teacher, captions: Sequence[str], recipe: Recipe
 ) -> None:
     """All generators side by side: a row a caption, four seeds each, the same seeds for all."""
-    condition = teacher.encode_prompts(captions).repeated(4)
+    condition = teacher.encode(captions).repeated(4)
     seeds = [seed for _ in captions for seed in range(4)]
     blocks = [teacher.decode(way.latents(condition, seeds)) for way in ways]
     save_contact_sheet(

@@ -21,17 +21,25 @@ class FeatureExtractor:
     """Reads `layers` of `model`, dotted module names or `sample`, average-pooled by `pool`.
 
     A name followed by a slash and a number, mid_block/2, is cut in windows of 2 x 2 positions, each
-    of them a feature of its own (Drifting, A.5).
+    of them a feature of its own (Drifting, A.5). `hidden` finds a layer's hidden state, a map or
+    tokens, in what it returns; by default it is the first tensor.
 
     ValueError: an unknown, repeated or missing layer name, or a pool below 1.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], pool: int = 1) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        pool: int = 1,
+        hidden: Callable[[str, object], Tensor] | None = None,
+    ) -> None:
         check_layers(model, layers)
         if pool < 1:
             raise ValueError(f"pool is {pool}: it must be 1 (no pooling) or more")
         self.layers = {layer: split_name(layer) for layer in layers}
         self.pool = pool
+        self._hidden = hidden or first_tensor
         names = dict.fromkeys(name for name, _ in self.layers.values())
         self._modules = {name: model.get_submodule(name) for name in names if name != SAMPLE}
 
@@ -61,7 +69,7 @@ class FeatureExtractor:
         def hook_of(name: str) -> Callable[[nn.Module, object, object], None]:
             def hook(module: nn.Module, inputs: object, output: object) -> None:
                 if name not in seen:
-                    seen[name] = pooled(name, first_tensor(name, output), self.pool)
+                    seen[name] = pooled(name, self._hidden(name, output), self.pool)
                 if len(seen) == len(self._modules):
                     raise _EnoughSeenError
 

@@ -48,7 +48,7 @@ def beside_recipe(path: Path, info: ValidationInfo) -> Path:
 class Teacher(Section):
     """The frozen model, and how it is sampled when it makes pictures itself."""
 
-    model: Path = Field(description="a diffusers StableDiffusionXLPipeline directory")
+    model: Path = Field(description="a diffusers pipeline directory of a known class")
     steps: Count = Field(25, description="steps of the teacher's own scheduler")
     guidance_scale: Weight = Field(5.0, description="classifier-free guidance of its samples")
 
@@ -58,8 +58,12 @@ class Teacher(Section):
 class Student(Section):
     """The one-step generator."""
 
-    timestep: Annotated[int, Field(ge=0, le=999)] = Field(
-        399, description="the timestep that pure noise is labelled with"
+    timestep: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="the timestep that pure noise is labelled with, of teachers that count so"
+    )
+    sigma: Positive | None = Field(
+        None,
+        description="the same of teachers that count in noise levels",
     )
 
 

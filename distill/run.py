@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 import yaml
-from diffusers import UNet2DConditionModel
-from torch import nn
 
 from distill import checkpoint
 from distill.bank import bank_samples
@@ -17,7 +15,9 @@ from distill.data import Samples, image_samples
 from distill.evaluate import run_evaluation
 from distill.features import check_layers
 from distill.recipe import Recipe, RecipeError
-from distill.teachers.sdxl import SdxlTeacher, load_teacher
+from distill.student import level_of, load_student
+from distill.teachers.opening import load_teacher
+from distill.teachers.teacher import Teacher
 from distill.train import run_training
 
 Report = Callable[[str], None]
@@ -39,7 +39,8 @@ def distil(recipe: Recipe, report: Report = print) -> Path:
         report(f"{student} is trained already")
         return student
     teacher = load_teacher(recipe.teacher.model, pick_device(recipe.train.device))
-    check_layers(teacher.unet, recipe.drift.layers)
+    check_layers(teacher.denoiser, recipe.drift.layers)
+    level_of(teacher, recipe)
     return run_training(teacher, open_samples(teacher, recipe, report), recipe, report)
 
 
@@ -52,12 +53,12 @@ def evaluate(recipe: Recipe, report: Report = print) -> dict[str, Any]:
     if recipe.evaluate is None:
         raise RecipeError("the recipe has no evaluate section, so there is nothing to measure by")
     teacher = load_teacher(recipe.teacher.model, pick_device(recipe.train.device))
-    folder = recipe.run / "student" / "unet"
-    student = load_unet(folder, teacher.device) if folder.is_dir() else None
+    folder = recipe.run / "student"
+    student = load_student(teacher, folder) if folder.is_dir() else None
     return run_evaluation(teacher, student, recipe, report)
 
 
-def open_samples(teacher: SdxlTeacher, recipe: Recipe, report: Report) -> Samples:
+def open_samples(teacher: Teacher, recipe: Recipe, report: Report) -> Samples:
     """The samples to learn from, made or encoded as far as they are not yet."""
     positives = recipe.positives
     if positives.source == "teacher":
@@ -95,14 +96,6 @@ def steps_done(recipe: Recipe, report: Report) -> int:
     """Steps in the last good checkpoint."""
     last = checkpoint.latest(recipe.run / "checkpoints", report)
     return 0 if last is None else checkpoint.step_of(last)
-
-
-def load_unet(folder: Path, device: torch.device) -> nn.Module:
-    """A denoiser from a student's directory, in float32."""
-    unet: nn.Module = UNet2DConditionModel.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True
-    )
-    return unet.to(device).eval().requires_grad_(False)
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,8 +1,7 @@
 """The student: born from the teacher's denoiser, saved as a stock diffusers pipeline.
 
-One step of the saved pipeline in stock diffusers gives the student's picture: its scheduler is a
-`DDIMScheduler` whose only timestep is the student's, and whose single step (DDIM, arXiv 2010.02502,
-eq. 12 with the signal of the next step set to 1) is x0 = (x − √(1 − ᾱ) ε) / √ᾱ.
+One step of the saved pipeline in stock diffusers gives the student's picture: what makes it so is
+its scheduler, which the teacher's adapter chooses.
 """
 
 from __future__ import annotations
@@ -13,55 +12,41 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+import torch
 from torch import Tensor, nn
 
-from distill.teachers.sdxl import SdxlTeacher
+from distill.recipe import Recipe
+from distill.teachers.teacher import Teacher
 
 
-def make_student(teacher: SdxlTeacher) -> nn.Module:
+def make_student(teacher: Teacher) -> nn.Module:
     """A trainable float32 copy of the teacher's denoiser."""
-    return copy.deepcopy(teacher.unet).requires_grad_(True).train()
+    return copy.deepcopy(teacher.denoiser).requires_grad_(True).train()
 
 
-def one_step_scheduler(teacher: SdxlTeacher, timestep: int) -> DDIMScheduler:
-    """The scheduler whose single step is the student's formula at `timestep`."""
-    config = teacher.pipe.scheduler.config
-    return DDIMScheduler(
-        num_train_timesteps=config.num_train_timesteps,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule=config.beta_schedule,
-        trained_betas=config.trained_betas,
-        rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
-        prediction_type=teacher.prediction_type,
-        timestep_spacing="leading",
-        steps_offset=timestep,
-        set_alpha_to_one=True,
-        clip_sample=False,
+def level_of(teacher: Teacher, recipe: Recipe) -> float:
+    """The level of the student's input that a recipe asks for. TeacherError: it cannot be."""
+    return teacher.level(recipe.student.timestep, recipe.student.sigma)
+
+
+def load_student(teacher: Teacher, folder: Path) -> nn.Module:
+    """The denoiser of a student's directory, in float32, on the teacher's device."""
+    kind: type = type(teacher.denoiser)
+    denoiser: nn.Module = kind.from_pretrained(  # type: ignore[attr-defined]
+        folder / teacher.part, dtype=torch.float32, local_files_only=True
     )
+    return denoiser.to(teacher.device).eval().requires_grad_(False)
 
 
 def save_student(
-    teacher: SdxlTeacher, weights: Mapping[str, Tensor], timestep: int, folder: Path
+    teacher: Teacher, weights: Mapping[str, Tensor], level: float, folder: Path
 ) -> None:
     """Writes the whole pipeline to `folder`, replacing what was there only once it is complete."""
-    unet = copy.deepcopy(teacher.unet)
-    unet.load_state_dict(weights)
-    pipe = StableDiffusionXLPipeline(
-        vae=teacher.pipe.vae,
-        text_encoder=teacher.pipe.text_encoder,
-        text_encoder_2=teacher.pipe.text_encoder_2,
-        tokenizer=teacher.pipe.tokenizer,
-        tokenizer_2=teacher.pipe.tokenizer_2,
-        unet=unet,
-        scheduler=one_step_scheduler(teacher, timestep),
-        force_zeros_for_empty_prompt=teacher.pipe.config.force_zeros_for_empty_prompt,
-        add_watermarker=False,
-    )
+    denoiser = copy.deepcopy(teacher.denoiser)
+    denoiser.load_state_dict(weights)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    pipe.save_pretrained(partial)
+    teacher.student_pipeline(denoiser, level).save_pretrained(partial)
     for config in partial.glob("*/config.json"):
         forget_origin(config)
     shutil.rmtree(folder, ignore_errors=True)

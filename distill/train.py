@@ -30,8 +30,8 @@ from distill.noise import sample_sigma
 from distill.recipe import Drift, Recipe, Train
 from distill.state import State
 from distill.stats import drop_later_lines, write_whole
-from distill.student import make_student, save_student
-from distill.teachers.sdxl import Condition, SdxlTeacher
+from distill.student import level_of, make_student, save_student
+from distill.teachers.teacher import Condition, Teacher
 
 Report = Callable[[str], None]
 GRID_PROMPTS = 8
@@ -60,7 +60,7 @@ class Randomness:
 
 
 def run_training(
-    teacher: SdxlTeacher, samples: Samples, recipe: Recipe, report: Report = print
+    teacher: Teacher, samples: Samples, recipe: Recipe, report: Report = print
 ) -> Path:
     """Trains, or resumes, to the last step and saves the student; returns its directory.
 
@@ -72,7 +72,7 @@ def run_training(
     """
     drift, train = recipe.drift, recipe.train
     samples.check_enough(drift.positives + drift.anchors)
-    extractor = FeatureExtractor(teacher.unet, drift.layers, drift.pool)
+    extractor = FeatureExtractor(teacher.denoiser, drift.layers, drift.pool, teacher.hidden)
     recipe.run.mkdir(parents=True, exist_ok=True)
     write_whole(recipe.run / "recipe.yaml", recipe.resolved())
 
@@ -137,12 +137,12 @@ def run_training(
             bar.update(per_step)
 
     target = recipe.run / "student"
-    save_student(teacher, state.weights(), recipe.student.timestep, target)
+    save_student(teacher, state.weights(), level_of(teacher, recipe), target)
     return target
 
 
 def micro_batch(
-    teacher: SdxlTeacher,
+    teacher: Teacher,
     student: nn.Module,
     extractor: FeatureExtractor,
     samples: Samples,
@@ -170,7 +170,7 @@ def micro_batch(
 
 
 def generate(
-    teacher: SdxlTeacher,
+    teacher: Teacher,
     student: nn.Module,
     conditions: Condition,
     recipe: Recipe,
@@ -179,10 +179,10 @@ def generate(
     """Student samples x = G(z, c) of every group: [B, N, c, h, w] float32, with their graph."""
     N = recipe.drift.samples
     repeated = conditions.repeated(N).to(teacher.device)
-    noise = randomness.normal((len(repeated.pooled), *teacher.latent_shape), teacher.device)
+    noise = randomness.normal((len(repeated), *teacher.latent_shape), teacher.device)
     half = recipe.train.precision == "bf16"
     with torch.autocast(teacher.device.type, dtype=torch.bfloat16, enabled=half):
-        x = teacher.one_step(student, noise, recipe.student.timestep, repeated)
+        x = teacher.one_step(student, noise, level_of(teacher, recipe), repeated)
     return x.view(-1, N, *teacher.latent_shape)
 
 
@@ -194,7 +194,7 @@ def step_sigma(drift: Drift, randomness: Randomness) -> Tensor:
 
 
 def features(
-    teacher: SdxlTeacher,
+    teacher: Teacher,
     extractor: FeatureExtractor,
     x: Tensor,
     conditions: Condition,
@@ -221,7 +221,7 @@ def features(
 
 @torch.no_grad()
 def diagnostics(
-    teacher: SdxlTeacher,
+    teacher: Teacher,
     student: nn.Module,
     extractor: FeatureExtractor,
     samples: Samples,
@@ -267,14 +267,14 @@ def not_finite(what: str, value: float, step: int, folder: Path, report: Report)
 
 @torch.no_grad()
 def write_grid(
-    teacher: SdxlTeacher, weights: Mapping[str, Tensor], samples: Samples, recipe: Recipe, step: int
+    teacher: Teacher, weights: Mapping[str, Tensor], samples: Samples, recipe: Recipe, step: int
 ) -> None:
     """Pictures of the first prompts (a row each) with the same seeds every time."""
-    unet = make_student(teacher).eval()
-    unet.load_state_dict(weights)
+    student = make_student(teacher).eval()
+    student.load_state_dict(weights)
     count = min(GRID_PROMPTS, len(samples.prompts))
     spread = torch.linspace(0, len(samples.prompts) - 1, count).long()
     conditions = samples.conditions[spread].repeated(GRID_SEEDS).to(teacher.device)
     noise = teacher.noise(range(GRID_SEEDS)).repeat(count, 1, 1, 1)
-    latents = teacher.one_step(unet, noise, recipe.student.timestep, conditions)
+    latents = teacher.one_step(student, noise, level_of(teacher, recipe), conditions)
     save_grid(teacher.decode(latents), GRID_SEEDS, recipe.run / "grids" / f"step-{step:08d}.png")

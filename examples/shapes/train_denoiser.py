@@ -19,8 +19,9 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from distill import checkpoint
-from distill.data import read_cache, weights_digest, write_cache
+from distill.data import read_cache, write_cache
 from distill.noise import NoiseSchedule
+from distill.teachers.teacher import weights_digest
 
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 200

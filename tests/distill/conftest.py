@@ -8,7 +8,8 @@ from tiny_training import CPU, Trained, tiny_recipe, tiny_samples
 from distill.data import Samples
 from distill.recipe import Recipe
 from distill.run import distil
-from distill.teachers.sdxl import SdxlTeacher, load_teacher
+from distill.teachers.opening import load_teacher
+from distill.teachers.sdxl import SdxlTeacher
 
 
 @pytest.fixture(scope="session")

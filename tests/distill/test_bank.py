@@ -11,7 +11,8 @@ from tiny_training import CPU, PROMPTS, different_files, silent, tiny_recipe
 from distill.bank import bank_samples, read_prompts
 from distill.data import DataError
 from distill.recipe import Recipe
-from distill.teachers.sdxl import SdxlTeacher, load_teacher
+from distill.teachers.opening import load_teacher
+from distill.teachers.sdxl import SdxlTeacher
 
 MANY = tuple(f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in "abc")
 
@@ -54,7 +55,7 @@ def test_a_sample_is_the_teachers_for_its_prompt_and_seed(
     assert [members.tolist() for members in samples.members] == [
         list(range(start, start + 10)) for start in (0, 10, 20)
     ]
-    alone = teacher.sample(teacher.encode_prompts(PROMPTS[1:2]), [17], steps=2, guidance_scale=2.0)
+    alone = teacher.sample(teacher.encode(PROMPTS[1:2]), [17], steps=2, guidance_scale=2.0)
     assert torch.allclose(samples.latents[17], alone[0], atol=1e-5)
     assert torch.pdist(samples.latents.flatten(1)).min() > 0.1  # no two seeds are alike
 

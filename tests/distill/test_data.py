@@ -12,7 +12,9 @@ from tiny_training import CPU, draw, silent
 
 from distill import data
 from distill.data import DataError, Samples, image_samples, read_captions, read_picture
-from distill.teachers.sdxl import SdxlTeacher, load_teacher
+from distill.teachers.opening import load_teacher
+from distill.teachers.sdxl import SdxlTeacher
+from distill.teachers.teacher import weights_digest
 
 
 def write_pictures(folder: Path, count: int = 5, suffix: str = "png") -> Path:
@@ -114,8 +116,8 @@ def test_pictures_become_latents_grouped_by_text(teacher: SdxlTeacher, tmp_path:
     third = teacher.encode_pictures(read_picture(folder / "2.png", 64)[None])[0]
     assert torch.allclose(samples.latents[2], third, atol=1e-5)
     assert samples.latents.std() > 0.01
-    blue = teacher.encode_prompts(["blue"])
-    assert torch.allclose(samples.conditions.prompt[1], blue.prompt[0], atol=1e-5)
+    blue = teacher.encode(["blue"])
+    assert torch.allclose(samples.conditions.parts["prompt"][1], blue.parts["prompt"][0], atol=1e-5)
 
 
 def test_latents_are_kept_until_a_picture_or_a_caption_changes(
@@ -174,8 +176,8 @@ def test_the_parts_of_a_draw_are_of_one_prompt_and_never_overlap(samples: Sample
             picked = [row[x.numpy().tobytes()] for part in drawn.parts for x in part[group]]
             assert len(set(picked)) == 9
             (prompt,) = {index // 10 for index in picked}
-            assert torch.equal(drawn.conditions.prompt[group], samples.conditions.prompt[prompt])
-            assert torch.equal(drawn.conditions.pooled[group], samples.conditions.pooled[prompt])
+            for name, part in drawn.conditions.parts.items():
+                assert torch.equal(part[group], samples.conditions.parts[name][prompt])
             prompts.append(prompt)
             seen |= set(picked)
         assert prompts[0] != prompts[1]
@@ -215,10 +217,10 @@ def test_no_prompt_at_all_is_an_error(samples: Samples) -> None:
 
 def test_a_digest_of_weights_sees_names_and_every_bit() -> None:
     weights = {"a": draw(2, 3), "b": torch.tensor(1.0)}
-    same = data.weights_digest({"b": torch.tensor(1.0), "a": draw(2, 3).t().contiguous().t()})
-    assert data.weights_digest(weights) == same
+    same = weights_digest({"b": torch.tensor(1.0), "a": draw(2, 3).t().contiguous().t()})
+    assert weights_digest(weights) == same
     half = {**weights, "a": weights["a"].bfloat16()}
     moved = {**weights, "a": weights["a"].nextafter(torch.tensor(9.0))}
     renamed = {"a": weights["a"], "c": weights["b"]}
-    digests = {data.weights_digest(w) for w in (weights, half, moved, renamed)}
+    digests = {weights_digest(w) for w in (weights, half, moved, renamed)}
     assert len(digests) == 4

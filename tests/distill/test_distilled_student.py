@@ -9,8 +9,9 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from tiny_training import CPU, PROMPTS, different_files, draw
 
-from distill.student import make_student, one_step_scheduler, save_student
-from distill.teachers.sdxl import SdxlTeacher, load_teacher
+from distill.student import make_student, save_student
+from distill.teachers.opening import load_teacher
+from distill.teachers.sdxl import SdxlTeacher
 
 
 def teacher_of(tiny_sdxl: Path, folder: Path, **changes: object) -> SdxlTeacher:
@@ -23,7 +24,7 @@ def teacher_of(tiny_sdxl: Path, folder: Path, **changes: object) -> SdxlTeacher:
 
 def other_weights(teacher: SdxlTeacher) -> dict[str, torch.Tensor]:
     """The teacher's weights, each moved a little: a student that has learnt something."""
-    state = teacher.unet.state_dict()
+    state = teacher.denoiser.state_dict()
     return {name: value + 0.02 * draw(*value.shape) for name, value in state.items()}
 
 
@@ -62,7 +63,7 @@ def test_one_step_of_stock_diffusers_is_the_students(
     unet = make_student(teacher)
     unet.load_state_dict(weights)
     with torch.no_grad():
-        own = teacher.one_step(unet.eval(), noise, timestep, teacher.encode_prompts(PROMPTS[:2]))
+        own = teacher.one_step(unet.eval(), noise, timestep, teacher.encode(PROMPTS[:2]))
     stock = stock_step(tmp_path / "student", noise, "latent")
     assert torch.allclose(stock, own, atol=1e-5 * own.abs().max().item())
 
@@ -73,7 +74,7 @@ def test_its_pictures_are_ours_within_a_level(teacher: SdxlTeacher, tmp_path: Pa
     unet = make_student(teacher)
     unet.load_state_dict(weights)
     with torch.no_grad():
-        latents = teacher.one_step(unet.eval(), noise, 399, teacher.encode_prompts(PROMPTS))
+        latents = teacher.one_step(unet.eval(), noise, 399, teacher.encode(PROMPTS))
     own = teacher.decode(latents)
     stock = (stock_step(tmp_path / "student", noise, "pt") * 255).round().permute(0, 2, 3, 1)
     assert (own.int() - stock.int()).abs().max() <= 1
@@ -84,7 +85,7 @@ def test_everything_but_denoiser_and_scheduler_is_the_teachers(
     teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "student"
-    save_student(teacher, teacher.unet.state_dict(), 399, folder)
+    save_student(teacher, teacher.denoiser.state_dict(), 399, folder)
     for part in ("vae", "text_encoder", "text_encoder_2", "unet"):
         (name,) = (path.name for path in (folder / part).glob("*.safetensors"))
         assert (folder / part / name).read_bytes() == (tiny_sdxl / part / name).read_bytes()
@@ -97,7 +98,7 @@ def test_everything_but_denoiser_and_scheduler_is_the_teachers(
 def test_no_file_tells_where_it_was_made(
     teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path
 ) -> None:
-    save_student(teacher, teacher.unet.state_dict(), 399, tmp_path / "student")
+    save_student(teacher, teacher.denoiser.state_dict(), 399, tmp_path / "student")
     files = [path for path in (tmp_path / "student").rglob("*") if path.is_file()]
     assert len(files) >= 12
     for path in files:
@@ -115,7 +116,7 @@ def test_the_same_weights_are_the_same_bytes_and_replace_what_was_there(
     assert different_files(tmp_path / "one", tmp_path / "other") == []
     (tmp_path / "one" / "left over").write_text("")
     (tmp_path / ".one.partial").mkdir()
-    save_student(teacher, teacher.unet.state_dict(), 250, tmp_path / "one")
+    save_student(teacher, teacher.denoiser.state_dict(), 250, tmp_path / "one")
     changed = different_files(tmp_path / "one", tmp_path / "other")
     assert changed == [
         "scheduler/scheduler_config.json",
@@ -125,18 +126,18 @@ def test_the_same_weights_are_the_same_bytes_and_replace_what_was_there(
 
 
 def test_a_student_is_a_trainable_copy_that_leaves_the_teacher_alone(teacher: SdxlTeacher) -> None:
-    student, before = make_student(teacher), teacher.unet.state_dict()["conv_in.bias"].clone()
+    student, before = make_student(teacher), teacher.denoiser.state_dict()["conv_in.bias"].clone()
     assert student.training
     assert all(parameter.requires_grad for parameter in student.parameters())
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.zero_()
-    assert torch.equal(teacher.unet.state_dict()["conv_in.bias"], before)
-    assert not any(parameter.requires_grad for parameter in teacher.unet.parameters())
+    assert torch.equal(teacher.denoiser.state_dict()["conv_in.bias"], before)
+    assert not any(parameter.requires_grad for parameter in teacher.denoiser.parameters())
 
 
 def test_the_scheduler_has_the_one_timestep(teacher: SdxlTeacher) -> None:
-    scheduler = one_step_scheduler(teacher, 250)
+    scheduler = teacher.student_pipeline(teacher.denoiser, 250.0).scheduler
     scheduler.set_timesteps(1)
     assert scheduler.timesteps.tolist() == [250]
     assert torch.equal(scheduler.alphas_cumprod, teacher.pipe.scheduler.alphas_cumprod)

@@ -18,7 +18,8 @@ from distill.judge import Judge, JudgeError, load_judge
 from distill.metrics import frechet_distance
 from distill.recipe import Recipe
 from distill.student import make_student
-from distill.teachers.sdxl import SdxlTeacher, load_teacher
+from distill.teachers.opening import load_teacher
+from distill.teachers.sdxl import SdxlTeacher
 
 JUDGE = """
 import numpy as np
@@ -78,7 +79,7 @@ def pictures_of(teacher: SdxlTeacher, unet: nn.Module, t: int, prompts: list[str
     for seed, prompt in enumerate(prompts, 40):
         with torch.no_grad():
             latents = teacher.one_step(
-                unet, draw(1, 4, 8, 8, seed=seed), t, teacher.encode_prompts([prompt])
+                unet, draw(1, 4, 8, 8, seed=seed), t, teacher.encode([prompt])
             )
         made.append(teacher.decode(latents)[0].numpy())
     return made
@@ -114,7 +115,7 @@ def test_the_figures_are_those_counted_by_hand(teacher: SdxlTeacher, evaluated: 
         [judge.attributes(p) for seed in range(41, 45) for p in judge.reference(captions, seed)]
     )
     assert list(figures) == NAMES
-    for name, unet, t in ((NAMES[1], teacher.unet, 999), (NAMES[2], evaluated.student, 399)):
+    for name, unet, t in ((NAMES[1], teacher.denoiser, 999), (NAMES[2], evaluated.student, 399)):
         made, own = pictures_of(teacher, unet, t, captions), figures[name]
         right = [judge.right(c, p) for c, p in zip(captions, made, strict=True)]
         seen = np.array([judge.attributes(picture) for picture in made])
@@ -144,7 +145,7 @@ def test_the_many_step_teacher_is_guided_and_seeded(
 ) -> None:
     judge = evaluated.judge
     captions = judge.captions(7, 40)
-    latents = teacher.sample(teacher.encode_prompts(captions), range(40, 47), 2, 2.0)
+    latents = teacher.sample(teacher.encode(captions), range(40, 47), 2, 2.0)
     made = teacher.decode(latents).numpy()
     right = [judge.right(c, p) for c, p in zip(captions, made, strict=True)]
     assert evaluated.figures[NAMES[0]]["caption_accuracy"] == pytest.approx(sum(right) / 7)
@@ -244,7 +245,7 @@ def test_the_contact_sheet_shows_all_generators_side_by_side(
     rows, block = 3 + 3 + 1, 4 * (64 + 2) + 12  # captions first and last, a vague one; four seeds
     assert sheet.shape == (32 + rows * 88, 12 + 3 * block, 3)
     noise = torch.cat([draw(1, 4, 8, 8, seed=seed) for seed in range(4)])
-    condition = teacher.encode_prompts(evaluated.judge.captions(1, 40)).repeated(4)
+    condition = teacher.encode(evaluated.judge.captions(1, 40)).repeated(4)
     with torch.no_grad():
         shown = teacher.decode(teacher.one_step(evaluated.student, noise, 399, condition))
     for seed in range(4):

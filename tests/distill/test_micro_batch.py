@@ -14,7 +14,9 @@ from distill.data import Samples
 from distill.features import FeatureExtractor
 from distill.recipe import Recipe
 from distill.student import make_student
-from distill.teachers.sdxl import Condition, SdxlTeacher, load_teacher
+from distill.teachers.opening import load_teacher
+from distill.teachers.sdxl import SdxlTeacher
+from distill.teachers.teacher import Condition
 from distill.train import Randomness, micro_batch
 
 Figures = dict[str, float | Tensor]
@@ -23,7 +25,7 @@ Figures = dict[str, float | Tensor]
 def step(
     teacher: SdxlTeacher, student: nn.Module, samples: Samples, recipe: Recipe, micro: int = 0
 ) -> tuple[Tensor, Figures]:
-    extractor = FeatureExtractor(teacher.unet, recipe.drift.layers, recipe.drift.pool)
+    extractor = FeatureExtractor(teacher.denoiser, recipe.drift.layers, recipe.drift.pool)
     return micro_batch(teacher, student, extractor, samples, recipe, Randomness.of(0, 0, micro))
 
 
@@ -37,14 +39,14 @@ def test_the_gradient_reaches_all_of_the_student_and_none_of_the_teacher(
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
-    for part in (teacher.unet, teacher.pipe.vae, teacher.pipe.text_encoder):
+    for part in (teacher.denoiser, teacher.pipe.vae, teacher.pipe.text_encoder):
         assert all(parameter.grad is None for parameter in part.parameters())
 
 
 def test_a_groups_features_depend_on_its_own_condition_alone(
     teacher: SdxlTeacher, samples: Samples
 ) -> None:
-    extractor, x = FeatureExtractor(teacher.unet, LAYERS, 2), draw(3, 4, 4, 8, 8)
+    extractor, x = FeatureExtractor(teacher.denoiser, LAYERS, 2), draw(3, 4, 4, 8, 8)
     sigma = torch.tensor([0.05, 0.1, 0.07])
 
     def features_of(condition: Condition) -> dict[str, Tensor]:
@@ -62,7 +64,7 @@ def test_a_groups_features_depend_on_its_own_condition_alone(
 def test_every_window_of_a_layer_makes_groups_of_its_own(
     teacher: SdxlTeacher, samples: Samples
 ) -> None:
-    extractor, x = FeatureExtractor(teacher.unet, ["sample/4"]), draw(3, 5, 4, 8, 8)
+    extractor, x = FeatureExtractor(teacher.denoiser, ["sample/4"]), draw(3, 5, 4, 8, 8)
     randomness, sigma = Randomness.of(1, 2, 3), torch.full((3,), 0.1)
     phi = train.features(teacher, extractor, x, samples.conditions, sigma, randomness)["sample/4"]
     assert phi.shape == (3 * 4, 5, 4 * 16)  # three conditions, four windows of each
@@ -97,7 +99,7 @@ def passes_of(tiny_sdxl: Path, samples: Samples, recipe: Recipe) -> list[Pass]:
         return x.detach().view(recipe.drift.groups, -1, *x.shape[1:])
 
     def watch(x0: Tensor, noise: Tensor, sigma: Tensor, condition: Condition) -> None:
-        rows = Condition(by_group(condition.prompt), by_group(condition.pooled))
+        rows = Condition({name: by_group(part) for name, part in condition.parts.items()})
         seen.append((by_group(x0), by_group(noise), by_group(sigma), rows))
 
     teacher = watched(tiny_sdxl, watch)
@@ -131,8 +133,8 @@ def test_all_samples_of_a_group_are_seen_with_its_condition(
         (prompt,) = {index // 10 for index in picked}
         for condition in (generated[3], real[3]):
             for own, whole in (
-                (condition.prompt, samples.conditions.prompt),
-                (condition.pooled, samples.conditions.pooled),
+                (condition.parts["prompt"], samples.conditions.parts["prompt"]),
+                (condition.parts["pooled"], samples.conditions.parts["pooled"]),
             ):
                 assert torch.equal(own[group], whole[prompt].expand_as(own[group]))
 
@@ -159,7 +161,7 @@ def test_the_teacher_stops_after_the_last_layer_and_stays_in_float32(
     student = make_student(teacher)
     of_teacher: dict[str, list[torch.dtype]] = {}
     of_student: dict[str, list[torch.dtype]] = {}
-    record(teacher.unet, BLOCKS, of_teacher)
+    record(teacher.denoiser, BLOCKS, of_teacher)
     record(student, BLOCKS, of_student)
     loss, _ = step(teacher, student, samples, recipe)
     assert loss.dtype == torch.float32
@@ -172,7 +174,7 @@ def test_the_teacher_stops_after_the_last_layer_and_stays_in_float32(
 def test_features_are_the_same_inside_a_callers_autocast(
     teacher: SdxlTeacher, samples: Samples
 ) -> None:
-    extractor, x = FeatureExtractor(teacher.unet, LAYERS, 2), draw(3, 2, 4, 8, 8)
+    extractor, x = FeatureExtractor(teacher.denoiser, LAYERS, 2), draw(3, 2, 4, 8, 8)
     sigma = torch.full((3,), 0.05)
     seen = []
     for half in (False, True):

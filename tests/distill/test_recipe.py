@@ -21,7 +21,7 @@ def test_paths_are_relative_to_the_recipe_and_defaults_are_filled_in(path: Path)
     assert recipe.positives.folder is None
     assert recipe.export.repository == path.parent / "models"
     assert recipe.teacher.model == path.parent.parent / "teacher"  # absolute paths stay
-    assert (recipe.student.timestep, recipe.positives.source) == (399, "teacher")
+    assert (recipe.student.timestep, recipe.positives.source) == (None, "teacher")
     assert recipe.drift.sigma == (0.02, 0.1)
     assert recipe.evaluate is None
 
@@ -72,7 +72,7 @@ BAD_VALUES = [
     ("train.learning_rate=.inf", r"train\.learning_rate is inf: input should be a finite number"),
     ("train.precision=fp16", r"train\.precision is 'fp16': input should be 'bf16' or 'fp32'"),
     ("train.ema_decay=1", r"train\.ema_decay is 1: input should be less than 1"),
-    ("student.timestep=1000", r"student\.timestep is 1000: input should be less than or equal"),
+    ("student.timestep=-1", r"student\.timestep is -1: input should be greater than or equal"),
     ("evaluate.judge=3", r"evaluate\.judge is 3: input is not a valid path"),
     ("evaluate={judge: j.py, captions: 1}", r"captions is 1: input should be greater than or eq"),
     ("evaluate={judge: j.py, batch: 0}", r"evaluate\.batch is 0: input should be greater"),

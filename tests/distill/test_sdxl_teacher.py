@@ -11,7 +11,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from tiny_training import CPU, PROMPTS, draw
 
-from distill.teachers.sdxl import Condition, SdxlTeacher, TeacherError, load_teacher
+from distill.teachers.opening import load_teacher
+from distill.teachers.sdxl import SdxlTeacher
+from distill.teachers.teacher import Condition, TeacherError
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def stock_latents(teacher: SdxlTeacher, prompt: str, seed: int, guidance: float)
 def test_a_frozen_teacher_in_float32_is_loaded(teacher: SdxlTeacher) -> None:
     assert (teacher.latent_shape, teacher.size_px) == ((4, 8, 8), 64)
     assert teacher.prediction_type == "epsilon"
-    for part in (teacher.unet, teacher.pipe.vae, teacher.pipe.text_encoder_2):
+    for part in (teacher.denoiser, teacher.pipe.vae, teacher.pipe.text_encoder_2):
         assert not part.training
         assert all(p.dtype == torch.float32 and not p.requires_grad for p in part.parameters())
 
@@ -45,14 +47,14 @@ def test_a_frozen_teacher_in_float32_is_loaded(teacher: SdxlTeacher) -> None:
 def test_a_teacher_in_half_precision_becomes_float32(teacher: SdxlTeacher, copy: Path) -> None:
     half = UNet2DConditionModel.from_pretrained(copy / "unet", dtype=torch.float16)
     half.save_pretrained(copy / "unet")
-    weights, own = load_teacher(copy, CPU).unet.state_dict(), teacher.unet.state_dict()
+    weights, own = load_teacher(copy, CPU).denoiser.state_dict(), teacher.denoiser.state_dict()
     assert all(value.dtype == torch.float32 for value in weights.values())
     assert torch.allclose(weights["conv_in.weight"], own["conv_in.weight"], atol=1e-3)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 2.5])
 def test_samples_are_those_of_the_stock_pipeline(teacher: SdxlTeacher, guidance: float) -> None:
-    condition = teacher.encode_prompts(PROMPTS)
+    condition = teacher.encode(PROMPTS)
     made = teacher.sample(condition, [7, 8, 9], 3, guidance)
     assert made.dtype == torch.float32
     for row, (prompt, seed) in enumerate(zip(PROMPTS, (7, 8, 9), strict=True)):
@@ -65,44 +67,44 @@ def test_the_empty_prompt_guides_where_the_pipeline_says_so(
 ) -> None:
     edit(copy / "model_index.json", force_zeros_for_empty_prompt=False)
     other = load_teacher(copy, CPU)
-    made = other.sample(other.encode_prompts(["blue"]), [7], 3, 4.0)
+    made = other.sample(other.encode(["blue"]), [7], 3, 4.0)
     assert torch.allclose(made, stock_latents(other, "blue", 7, 4.0), atol=1e-4)
     assert not torch.allclose(made, stock_latents(teacher, "blue", 7, 4.0), atol=1e-2)
 
 
 def test_a_sample_depends_on_its_own_seed_and_prompt_alone(teacher: SdxlTeacher) -> None:
-    made = teacher.sample(teacher.encode_prompts(["blue", "red", "blue"]), [3, 4, 3], 2, 2.0)
+    made = teacher.sample(teacher.encode(["blue", "red", "blue"]), [3, 4, 3], 2, 2.0)
     assert torch.allclose(made[0], made[2], atol=1e-5)
     assert not torch.allclose(made[0], made[1], atol=0.1)
 
 
 def test_conditions_are_picked_and_repeated_by_item() -> None:
-    condition = Condition(draw(3, 5, 2), draw(3, 4))
+    condition = Condition({"prompt": draw(3, 5, 2), "pooled": draw(3, 4)})
     twice = condition.repeated(2)
-    assert torch.equal(twice.prompt, condition.prompt[[0, 0, 1, 1, 2, 2]])
-    assert torch.equal(twice.pooled, condition.pooled[[0, 0, 1, 1, 2, 2]])
-    assert torch.equal(condition[torch.tensor([2])].pooled, condition.pooled[2:])
+    assert torch.equal(twice.parts["prompt"], condition.parts["prompt"][[0, 0, 1, 1, 2, 2]])
+    assert torch.equal(twice.parts["pooled"], condition.parts["pooled"][[0, 0, 1, 1, 2, 2]])
+    assert torch.equal(condition[torch.tensor([2])].parts["pooled"], condition.parts["pooled"][2:])
 
 
 def test_conditions_do_not_depend_on_the_batch(teacher: SdxlTeacher) -> None:
-    together, apart = teacher.encode_prompts(PROMPTS), teacher.encode_prompts(PROMPTS, batch=1)
-    assert together.prompt.shape == (3, 77, 64)
-    assert together.pooled.shape == (3, 24)
-    assert torch.allclose(together.prompt, apart.prompt, atol=1e-5)
-    assert torch.allclose(together.pooled, apart.pooled, atol=1e-5)
+    together, apart = teacher.encode(PROMPTS), teacher.encode(PROMPTS, batch=1)
+    assert together.parts["prompt"].shape == (3, 77, 64)
+    assert together.parts["pooled"].shape == (3, 24)
+    assert torch.allclose(together.parts["prompt"], apart.parts["prompt"], atol=1e-5)
+    assert torch.allclose(together.parts["pooled"], apart.parts["pooled"], atol=1e-5)
 
 
 def test_a_prompt_over_the_token_limit_is_named(teacher: SdxlTeacher) -> None:
-    teacher.encode_prompts(["q" * 75])  # 75 tokens and the two that enclose them
+    teacher.encode(["q" * 75])  # 75 tokens and the two that enclose them
     with pytest.raises(TeacherError) as error:
-        teacher.encode_prompts(["blue", "q" * 76])
+        teacher.encode(["blue", "q" * 76])
     assert str(error.value) == f"prompt {'q' * 60!r}… has 78 tokens; the limit is 77"
 
 
 def test_the_second_tokenizers_count_is_looked_at_too(copy: Path) -> None:
     edit(copy / "tokenizer_2" / "tokenizer_config.json", model_max_length=5)
     with pytest.raises(TeacherError, match=r"prompt 'a green.* tokens; the limit is 5"):
-        load_teacher(copy, CPU).encode_prompts(["a green square"])
+        load_teacher(copy, CPU).encode(["a green square"])
 
 
 def test_pictures_are_encoded_to_the_scaled_mean_and_decoded_as_stock_does(
@@ -124,9 +126,9 @@ def test_pictures_are_encoded_to_the_scaled_mean_and_decoded_as_stock_does(
 
 def test_the_feature_pass_noises_each_sample_to_its_level(teacher: SdxlTeacher) -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    hook = teacher.unet.register_forward_pre_hook(lambda _, args: seen.append(args))
+    hook = teacher.denoiser.register_forward_pre_hook(lambda _, args: seen.append(args))
     x0, noise, sigma = draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=1), torch.tensor([0.05, 1.16])
-    prediction = teacher.feature_pass(x0, noise, sigma, teacher.encode_prompts(PROMPTS[:2]))()
+    prediction = teacher.feature_pass(x0, noise, sigma, teacher.encode(PROMPTS[:2]))()
     hook.remove()
     ((x, t),) = seen
     abar = teacher.pipe.scheduler.alphas_cumprod[t.long()].view(-1, 1, 1, 1)
@@ -212,3 +214,11 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
     (tmp_path / "model").write_text("")
     with pytest.raises(TeacherError, match="it must be a diffusers directory"):
         load_teacher(tmp_path / "model", CPU)
+
+
+def test_a_student_is_labelled_with_a_timestep_of_the_schedule(teacher: SdxlTeacher) -> None:
+    assert (teacher.level(None, None), teacher.level(700, None)) == (399, 700)
+    with pytest.raises(TeacherError, match=r"^student\.timestep is 1000, allowed is 0 to 999$"):
+        teacher.level(1000, None)
+    with pytest.raises(TeacherError, match=r"^student\.sigma is 80, but .* set student\.timestep$"):
+        teacher.level(None, 80.0)

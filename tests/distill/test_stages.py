@@ -11,9 +11,11 @@ from tiny_training import CPU, Trained, silent, tiny_recipe
 
 from distill.data import DataError
 from distill.recipe import Recipe, RecipeError
-from distill.run import check_run_folder, distil, evaluate, load_unet, pick_device, steps_done
+from distill.run import check_run_folder, distil, evaluate, pick_device, steps_done
 from distill.stats import whole_lines
-from distill.teachers.sdxl import TeacherError
+from distill.student import load_student
+from distill.teachers.opening import load_teacher
+from distill.teachers.teacher import TeacherError
 
 
 def write_pictures(folder: Path) -> None:
@@ -37,7 +39,7 @@ def test_a_run_may_begin_from_captioned_pictures(tiny_sdxl: Path, tmp_path: Path
     student = distil(recipe, lines.append)
     assert lines == [f"encoding 12 pictures of {tmp_path / 'pictures'}"]
     assert (recipe.run / "latents.safetensors").is_file()
-    assert load_unet(student / "unet", CPU).training is False
+    assert load_student(load_teacher(tiny_sdxl, CPU), student).training is False
     first, second = whole_lines(recipe.run / "stats.jsonl")
     assert "floor/mid_block/r0.1" not in first  # 6 of a prompt are positives and anchors already
     assert second["loss"] != first["loss"]

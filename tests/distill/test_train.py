@@ -16,10 +16,10 @@ from distill.data import DataError, Samples
 from distill.features import FeatureExtractor
 from distill.metrics import frechet_distance
 from distill.recipe import Recipe
-from distill.run import load_unet
 from distill.stats import whole_lines
-from distill.student import make_student
-from distill.teachers.sdxl import SdxlTeacher, load_teacher
+from distill.student import load_student, make_student
+from distill.teachers.opening import load_teacher
+from distill.teachers.sdxl import SdxlTeacher
 from distill.train import Randomness, TrainingError, learning_rate, micro_batch, run_training
 
 
@@ -30,7 +30,7 @@ def test_a_steps_gradient_is_the_mean_of_its_micro_batches(
     run_training(teacher, samples, recipe, silent)
     (line,) = whole_lines(recipe.run / "stats.jsonl")
     student, losses = make_student(teacher), list[float]()
-    extractor = FeatureExtractor(teacher.unet, LAYERS, recipe.drift.pool)
+    extractor = FeatureExtractor(teacher.denoiser, LAYERS, recipe.drift.pool)
     for micro in range(3):
         randomness = Randomness.of(0, 0, micro)
         loss, _ = micro_batch(teacher, student, extractor, samples, recipe, randomness)
@@ -92,7 +92,7 @@ def test_diagnostics_stand_in_every_third_line(trained: Trained) -> None:
 def test_diagnostics_need_real_samples_of_their_own(
     teacher: SdxlTeacher, samples: Samples, recipe: Recipe
 ) -> None:
-    extractor, student = FeatureExtractor(teacher.unet, LAYERS, 2), make_student(teacher)
+    extractor, student = FeatureExtractor(teacher.denoiser, LAYERS, 2), make_student(teacher)
     few = Samples(
         *(samples.prompts, samples.conditions, samples.latents),
         tuple(members[:8] for members in samples.members),
@@ -177,9 +177,9 @@ def test_training_moves_every_prompts_pictures_to_its_own_samples(
         "drift={layers: [down_blocks.1, mid_block, up_blocks.0], pool: 2, groups: 3, samples: 6,"
         " positives: 12, anchors: 4, radii: [0.1, 0.3, 1.0]}",
     )
-    before = np.array(distances(teacher, teacher.unet, samples))
+    before = np.array(distances(teacher, teacher.denoiser, samples))
     folder = run_training(teacher, samples, recipe, silent)
-    after = np.array(distances(teacher, load_unet(folder / "unet", CPU), samples))
+    after = np.array(distances(teacher, load_student(teacher, folder), samples))
     assert np.trace(after) < np.trace(before) / 5
     assert (after.argmin(axis=1) == [0, 1, 2]).all()
     first, *_, last = whole_lines(recipe.run / "stats.jsonl")

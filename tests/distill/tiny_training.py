@@ -10,7 +10,9 @@ from torch import Tensor
 
 from distill.data import Samples
 from distill.recipe import Recipe, read_recipe
-from distill.teachers.sdxl import Condition, SdxlTeacher, load_teacher
+from distill.teachers.opening import load_teacher
+from distill.teachers.sdxl import SdxlTeacher
+from distill.teachers.teacher import Condition
 
 PROMPTS = ("a red circle", "blue", "a green square on the left")
 LAYERS = ("down_blocks.1", "mid_block", "up_blocks.0")
@@ -63,7 +65,7 @@ def tiny_samples(teacher: SdxlTeacher, per_prompt: int = 10, scale: float = 1.0)
     count = len(PROMPTS) * per_prompt
     latents = scale * draw(count, *teacher.latent_shape, seed=5)
     members = torch.split(torch.arange(count), per_prompt)
-    return Samples(PROMPTS, teacher.encode_prompts(PROMPTS), latents, tuple(members))
+    return Samples(PROMPTS, teacher.encode(PROMPTS), latents, tuple(members))
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

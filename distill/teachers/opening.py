@@ -1,0 +1,81 @@
+"""Opens a teacher: which class of pipeline a directory holds, and what adapts it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors import SafetensorError
+
+from distill.teachers.sdxl import SdxlTeacher
+from distill.teachers.teacher import Teacher, TeacherError, check_parts, first_line
+
+SDXL_PARTS = (
+    "tokenizer",
+    "tokenizer_2",
+    "text_encoder",
+    "text_encoder_2",
+    "unet",
+    "vae",
+    "scheduler",
+)
+
+
+def open_sdxl(folder: Path, device: torch.device) -> SdxlTeacher:
+    """A `StableDiffusionXLPipeline` directory."""
+    check_parts(folder, SDXL_PARTS)
+    return SdxlTeacher(pipeline(StableDiffusionXLPipeline, folder, add_watermarker=False), device)
+
+
+def pipeline(kind: Any, folder: Path, **options: object) -> Any:
+    """A stock pipeline in float32, from its directory alone."""
+    return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **options)
+
+
+# Pipeline class, as model_index.json names it -> what opens it.
+OPENERS: dict[str, Callable[[Path, torch.device], Teacher]] = {
+    "StableDiffusionXLPipeline": open_sdxl,
+}
+
+
+def load_teacher(folder: Path, device: torch.device) -> Teacher:
+    """Opens a diffusers directory in float32.
+
+    Raises:
+        TeacherError: no such directory, a pipeline class that is not known, a part that is missing
+            or broken, or a scheduler that does not fit it.
+    """
+    opener = OPENERS[pipeline_class(folder)]
+    try:
+        return opener(folder, device)
+    except TeacherError:
+        raise
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise TeacherError(
+            f"teacher.model: {folder} cannot be opened: {first_line(error)}"
+        ) from error
+
+
+def pipeline_class(folder: Path) -> str:
+    """The class that a directory's `model_index.json` names. TeacherError: none that is known."""
+    index_file = folder / "model_index.json"
+    if not folder.is_dir():
+        raise TeacherError(
+            f"teacher.model: {folder} does not exist; it must be a diffusers directory"
+        )
+    if not index_file.is_file():
+        raise TeacherError(f"teacher.model: {folder} has no model_index.json, so it is no pipeline")
+    try:
+        name = json.loads(index_file.read_text("utf-8")).get("_class_name")
+    except (ValueError, AttributeError) as error:
+        raise TeacherError(
+            f"teacher.model: {folder} cannot be opened: model_index.json is not JSON ({error})"
+        ) from error
+    if name not in OPENERS:
+        known = ", ".join(sorted(OPENERS))
+        raise TeacherError(f"teacher.model: {folder} holds {name}; supported so far: {known}")
+    return str(name)
