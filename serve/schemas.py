@@ -9,6 +9,8 @@ from serve.errors import FieldError, InvalidParametersError, MalformedBodyError
 from serve.images import FileFormat, Format
 from serve.noise import MAX_SEED
 
+MODEL = "a model that is served, by name, or by name and version as in shapes/1"
+
 OneStep = Annotated[int, Field(ge=1, le=1)]
 Prompt = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")]
 
@@ -53,7 +55,7 @@ class GenerateRequest(Body):
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WxH in px")
     format: Format = Field("png", description="if not given, the image that Accept likes best")
     quality: int | None = Field(None, ge=1, le=100, description="jpeg and webp only")
-    model: str | None = Field(None, description="only the model that is served")
+    model: str | None = Field(None, description=MODEL)
     steps: OneStep | None = Field(None, description="1, as every picture takes one step")
     num_inference_steps: OneStep | None = Field(None, description="the same as steps")
 
@@ -71,7 +73,7 @@ class ImagesRequest(Body):
     }
 
     prompt: Prompt
-    model: str | None = Field(None, description="only the model that is served")
+    model: str | None = Field(None, description=MODEL)
     n: int | None = Field(None, ge=1, description="1 if not given; i has the seed `seed` + i")
     size: str | None = Field(
         None, pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$", description="auto, or WxH in px"
