@@ -6,15 +6,16 @@ user, no capabilities, no new privileges, and the process is the first one. It t
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from watched_gateway import stopped_after
+from watched_gateway import eventually, stopped_after
 
 NEEDED = ("unshare", "setpriv", "chroot", "mount")
 # $1 the new root, $2 user, then TARGET=SOURCE of what is mounted read-only, `--`, and the command
@@ -81,12 +82,16 @@ def confined(
         text=True,
     )
     with stopped_after(process):
-        yield Confined(process, _child(process.pid))
+        own = Confined(process, _child(process.pid))
+        try:
+            yield own
+        finally:  # `unshare` waits for it, whatever it is told
+            with suppress(ProcessLookupError):
+                os.kill(own.pid, signal.SIGKILL)
 
 
 def _child(pid: int) -> int:
     """The one child of a process, once there is one."""
     file = Path(f"/proc/{pid}/task/{pid}/children")
-    while not (found := file.read_text("ascii").split()):
-        pass
-    return int(found[0])
+    eventually(lambda: bool(file.read_text("ascii")), 10, "the command was not started")
+    return int(file.read_text("ascii").split()[0])
