@@ -35,6 +35,11 @@ export function serve(models) {
   offer();
 }
 
+// Whether a model, named with its version, is among what is offered.
+export function offers(label) {
+  return served.some((one) => `${one.id}/${one.version}` === label);
+}
+
 // The sizes of the chosen model, and how many pictures it makes at once.
 export function offer(chosen = size.value) {
   const one = served.find(({ id }) => id === model.value);
@@ -56,12 +61,9 @@ export function grow() {
 
 // Show each problem at its field. Returns those whose name is no field of the form.
 export function showProblems(problems) {
-  const byName = Map.groupBy
-    ? Map.groupBy(problems, ({ name }) => name)
-    : new Map(problems.map((problem) => [problem.name, [problem]]));
   for (const name of [...NAMES, "key"]) {
     const place = document.getElementById(`${name}-problem`);
-    const found = byName.get(name) ?? [];
+    const found = problems.filter((problem) => problem.name === name);
     const told = name === "key" ? "" : `${name} `; // of the others, the gateway's words
     place.textContent = found.map(({ detail }) => told + detail).join("; ");
     place.hidden = found.length === 0;

@@ -44,6 +44,7 @@ async function made(_, result) {
   say("");
   form.showProblems([]);
   if (result === null) return nothing();
+  known = form.offers(result.model); // a new version may be served since
   const first = result.pictures[0].seed;
   const settings = { ...result.settings, seed: first };
   const exact = { ...settings, model: result.model };

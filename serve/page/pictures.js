@@ -70,7 +70,7 @@ export function fit() {
       part.textContent = fact;
       return part;
     });
-    one.querySelector(".facts").replaceChildren(...facts);
+    one.querySelector(".facts").replaceChildren(...facts.flatMap((fact) => [fact, " "]));
   }
 }
 
