@@ -73,6 +73,12 @@ def _pipeline() -> StableDiffusionXLPipeline:
     )
 
 
+def tiny_parts() -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL]:
+    """A tokenizer, a text encoder and a VAE for a pipeline that has one of each."""
+    tokenizer = tiny_tokenizer("<|endoftext|>")
+    return tokenizer, CLIPTextModel(_text_config(tokenizer)), _vae()
+
+
 def tiny_tokenizer(pad_token: str) -> CLIPTokenizer:
     """A CLIP tokenizer over the byte alphabet; the special tokens come last, as in CLIP."""
     alphabet = sorted(ByteLevel.alphabet())

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import SafetensorError
 
+from distill.teachers.sd import SdTeacher
 from distill.teachers.sdxl import SdxlTeacher
 from distill.teachers.teacher import Teacher, TeacherError, check_parts, first_line
 
+SD_PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 SDXL_PARTS = (
     "tokenizer",
     "tokenizer_2",
@@ -31,6 +33,13 @@ def open_sdxl(folder: Path, device: torch.device) -> SdxlTeacher:
     return SdxlTeacher(pipeline(StableDiffusionXLPipeline, folder, add_watermarker=False), device)
 
 
+def open_sd(folder: Path, device: torch.device) -> SdTeacher:
+    """A `StableDiffusionPipeline` directory."""
+    check_parts(folder, SD_PARTS)
+    unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return SdTeacher(pipeline(StableDiffusionPipeline, folder, **unused), device)
+
+
 def pipeline(kind: Any, folder: Path, **options: object) -> Any:
     """A stock pipeline in float32, from its directory alone."""
     return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **options)
@@ -38,6 +47,7 @@ def pipeline(kind: Any, folder: Path, **options: object) -> Any:
 
 # Pipeline class, as model_index.json names it -> what opens it.
 OPENERS: dict[str, Callable[[Path, torch.device], Teacher]] = {
+    "StableDiffusionPipeline": open_sd,
     "StableDiffusionXLPipeline": open_sdxl,
 }
 

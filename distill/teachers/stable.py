@@ -181,8 +181,12 @@ class StableTeacher(ABC):
 
     def student_pipeline(self, denoiser: nn.Module, level: float) -> DiffusionPipeline:
         """The teacher's pipeline with the student, and the scheduler of its one step."""
+        return self.pipeline_of(denoiser, self.one_step_scheduler(int(level)))
+
+    def one_step_scheduler(self, timestep: int) -> DDIMScheduler:
+        """The scheduler whose only timestep is this one."""
         config = self.pipe.scheduler.config
-        scheduler = DDIMScheduler(
+        return DDIMScheduler(
             num_train_timesteps=config.num_train_timesteps,
             beta_start=config.beta_start,
             beta_end=config.beta_end,
@@ -191,11 +195,10 @@ class StableTeacher(ABC):
             rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
             prediction_type=self.prediction_type,
             timestep_spacing="leading",
-            steps_offset=int(level),
+            steps_offset=timestep,
             set_alpha_to_one=True,
             clip_sample=False,
         )
-        return self.pipeline_of(denoiser, scheduler)
 
     def sampling_digest(self) -> str:
         """SHA-256 over denoiser, text encoders, scheduler and size."""
