@@ -28,8 +28,13 @@ def publish_into(
     options: ServingOptions | None = None,
     service_ms: Mapping[int, float] | None = None,
     scale: float = 1.0,
+    spoilt: bool = False,
+    priorities: int = 0,
 ) -> Published:
-    """The shipped graph as the next version of `name`; `scale` changes its pictures."""
+    """The shipped graph as the next version of `name`; `scale` changes its pictures.
+
+    `spoilt`: no graph in its place. `priorities`: how many Triton tells apart, 0 for none.
+    """
     manifest = read_manifest(SHIPPED)
     engines = {"9.0": ENGINE} if runtime == "tensorrt" else {}
     facts = {key: value for key, value in manifest.items() if key not in OF_THE_VERSION}
@@ -42,11 +47,16 @@ def publish_into(
         service_ms or service_ms_of(manifest),
         engines,
     )
+    if priorities:
+        levels = f"priority_levels: {priorities} default_priority_level: {priorities}"
+        config = config.replace("dynamic_batching {", "dynamic_batching { " + levels)
     with staging(repository) as staged:
         for file in manifest["files"]:
             shutil.copyfile(SHIPPED / file, staged / file)
         if scale != 1.0:
             rescale(staged / "model.onnx", scale)
+        if spoilt:
+            (staged / "model.onnx").write_bytes(b"no graph")
         for file in engines.values():
             (staged / file).write_bytes(b"an engine, but that no back end here opens it")
         facts["engines"] = {capability: {"file": file} for capability, file in engines.items()}

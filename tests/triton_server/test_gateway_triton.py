@@ -1,14 +1,13 @@
 """The gateway in front of a real Triton: the same pictures, whatever happens to the server."""
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from gateway_process import body, drawn_in_process, gateway, ready_s
 from running_triton import free_port, running
 from shipped_model import publish_into
+from triton_gateway import Load, body, drawn_in_process, gateway, ready_s
 
 pytestmark = pytest.mark.triton
 
@@ -97,44 +96,6 @@ def test_a_frozen_triton_is_noticed_and_what_it_holds_is_answered(server, publis
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert ready_s(client) < 5
         assert client.post("/generate", json=body(1)).content == right
-
-
-class Load:
-    """Callers that ask again and again, and what each was answered after how many seconds."""
-
-    def __init__(self, client: httpx.Client, callers: int = 8) -> None:
-        self.answers: list[tuple[int, httpx.Response, float]] = []
-        self._client = client
-        self._over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._ask, args=(seed,)) for seed in range(callers)
-        ]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(30)
-            assert not thread.is_alive(), "a request hangs"
-
-    def wait_for(self, status: int) -> None:
-        """Until a request has been answered so."""
-        end = time.monotonic() + 10
-        while all(answer.status_code != status for _, answer, _ in [*self.answers]):
-            assert time.monotonic() < end, f"nothing was answered with {status}"
-            time.sleep(0.02)
-
-    def _ask(self, seed: int) -> None:
-        while not self._over.is_set():
-            start = time.monotonic()
-            answer = self._client.post("/generate", json=body(seed))
-            self.answers.append((seed, answer, time.monotonic() - start))
-            if answer.status_code != 200:
-                time.sleep(0.05)
 
 
 def test_killing_triton_under_load_gives_right_pictures_or_clean_503s_and_it_recovers(
