@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "model_repository" / "shapes" / "1"
 SERVE = "import sys, singlepass; sys.exit(singlepass.main(sys.argv[1:]))"
 HERE = Path(__file__).parent
 LONGEST_S = 120
+PATIENCE_MS = 10_000  # of one step; a machine that does much else at once is slow
 
 
 def chromium() -> str:
@@ -34,6 +35,7 @@ def chromium() -> str:
 def started() -> Iterator[Browser]:
     """Chromium, without a window."""
     executable = chromium()
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable)
         yield browser
@@ -55,7 +57,7 @@ def visiting(
     context = browser.new_context(viewport=viewport, **options)
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
     page = context.new_page()
-    page.set_default_timeout(8000)
+    page.set_default_timeout(PATIENCE_MS)
     page.on("request", lambda request: seen.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from playwright.sync_api import expect
 
 BLUE = "a large blue square on the right"
 QUOTED = """a 'small' "red" circle, $HOME `on` \\ the left, été"""
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +123,7 @@ def test_what_is_overtaken_is_given_up_on_both_sides(browser, repository, tmp_pa
         assert re.search(r'requests_total\{.*"/generate",status="499"\} [1-9]', left)
 
 
+@needs_curl
 def test_the_copied_command_gives_these_very_bytes(page, tmp_path):
     ask_for(page, QUOTED, seed=2**64 - 1, Format="webp")
     expect(kept(page)).to_have_count(1)
@@ -131,6 +136,7 @@ def test_the_copied_command_gives_these_very_bytes(page, tmp_path):
     assert shown[8:12] == b"WEBP"
 
 
+@needs_curl
 def test_one_command_gives_all_pictures_of_several(page, tmp_path):
     ask_for(page, QUOTED, seed=2**60, Pictures="4")
     expect(picture(page, QUOTED)).to_have_count(4)

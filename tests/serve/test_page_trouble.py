@@ -122,3 +122,24 @@ def test_one_of_several_models_can_be_chosen(browser, two_models):
         expect(page.locator("#served")).to_have_text("shapes/1")
         expect(picture(page, RED)).not_to_have_attribute("src", first)
         expect(page.get_by_label("Pictures", exact=True)).to_have_attribute("max", "3")
+
+
+def test_a_version_that_is_published_meanwhile_is_used_and_offered(browser, tmp_path):
+    write_version(tmp_path / "models")
+    with (
+        gateway(tmp_path / "models", "--reload-s", "0.2") as (_, url),
+        visiting(browser, url) as page,
+    ):
+        page.get_by_label("Prompt").fill(RED)
+        expect(page.locator("#served")).to_have_text("tiny/1")
+        write_version(tmp_path / "new", version=2)
+        (tmp_path / "new" / "tiny" / "2").rename(tmp_path / "models" / "tiny" / "2")
+        dice, served = page.get_by_role("button", name="Another seed"), page.locator("#served")
+        for _ in range(50):
+            dice.click()
+            page.wait_for_timeout(100)
+            if served.text_content() == "tiny/2":
+                break
+        dice.click()
+        expect(page.locator("#model option")).to_have_text("tiny/2")
+        expect(served).to_have_text("tiny/2")
