@@ -11,6 +11,7 @@ from serve.etag import identity
 from serve.generate import Answer, Order, read_order
 from serve.manifest import MANIFEST
 from serve.model import Model
+from serve.plain_route import PlainRoute
 from serve.routes import (
     CLIENT_CLOSED,
     Gateway,
@@ -32,7 +33,7 @@ from serve.stamps import note
 # Our name of a field -> OpenAI's.
 NAMES = {"num_images": "n", "format": "output_format", "quality": "output_compression"}
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=PlainRoute)
 
 
 @router.post("/images/generations", openapi_extra=IMAGES_DOCS, response_class=JSONResponse)

@@ -30,6 +30,7 @@ from serve.generate import Answer, Order, read_order
 from serve.images import MEDIA_TYPES
 from serve.metrics import Metrics
 from serve.model import Model
+from serve.plain_route import PlainRoute
 from serve.repository import Repository
 from serve.schemas import GenerateRequest, parse_body
 from serve.served import Served
@@ -61,7 +62,7 @@ class Asker(NamedTuple):
     deadline_s: float
 
 
-router = APIRouter()
+router = APIRouter(route_class=PlainRoute)
 
 
 @router.post("/generate", openapi_extra=GENERATE_DOCS, response_class=Response)
@@ -104,7 +105,7 @@ async def _answer(
 
 @router.get("/livez", openapi_extra=LIVEZ_DOCS, response_class=PlainTextResponse)
 @router.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
-async def livez() -> Response:
+async def livez(request: Request) -> Response:
     """200 as long as the process answers at all."""
     return PlainTextResponse("alive\n")
 
