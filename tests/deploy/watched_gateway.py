@@ -61,7 +61,7 @@ def gateway(repository: Path, command: tuple[str, ...] = (), **env: str) -> Iter
 
 @contextmanager
 def prometheus(program: str, folder: Path, gateway_url: str) -> Iterator[httpx.Client]:
-    """Prometheus with our configuration, every second, on that gateway; a client of its API."""
+    """Prometheus with our options and configuration, every second, on that gateway; a client."""
     config = document(DEPLOY / "prometheus" / "prometheus.yml")
     config["global"] = dict.fromkeys(("scrape_interval", "evaluation_interval"), "1s")
     config["global"]["scrape_timeout"] = "1s"
@@ -72,7 +72,10 @@ def prometheus(program: str, folder: Path, gateway_url: str) -> Iterator[httpx.C
         target = addresses.get(job["job_name"], f"127.0.0.1:{free_port()}")  # Triton: nobody there
         job["static_configs"] = [{"targets": [target]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
-    options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    places = {"--config.file": "prometheus.yml", "--storage.tsdb.path": "data"}
+    given = document(ROOT / "docker-compose.yml")["services"]["prometheus"]["command"]
+    pairs = (option.split("=") for option in given)
+    options = [f"{name}={folder / places[name] if name in places else v}" for name, v in pairs]
     options += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     process = subprocess.Popen([program, *options], text=True, stderr=subprocess.PIPE)
     with stopped_after(process), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
