@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -101,10 +102,9 @@ class DrainingServer(uvicorn.Server):
         models = (served.model for served in self.gateway.repository.all())
         named = ", ".join(f"{model.label} ({', '.join(model.manifest.sizes)})" for model in models)
         body = json.dumps({"prompt": EXAMPLE_PROMPT, "seed": 1})
-        print(f"serving {named} on {url}")
-        print(
-            f"curl -sS {url}/generate -H 'Content-Type: application/json' -d '{body}' -o a.png",
-            flush=True,
+        _say(
+            f"serving {named} on {url}\n"
+            f"curl -sS {url}/generate -H 'Content-Type: application/json' -d '{body}' -o a.png"
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -125,6 +125,18 @@ class DrainingServer(uvicorn.Server):
             self.config.timeout_graceful_shutdown = max(1, math.ceil(left_s))
             self.should_exit = True
         return await super().on_tick(counter)
+
+
+def _say(lines: str) -> None:
+    """Print, where there is room: a full disk does not keep the gateway from serving."""
+    try:
+        print(lines, flush=True)
+    except OSError as error:
+        log.warning("standard output cannot be written: %s", error.strerror)
+        # what is left in the buffer would fail again at the end, and with it the exit status
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _reachable(host: str) -> str:
