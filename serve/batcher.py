@@ -104,7 +104,7 @@ class Batcher:
         """
         ahead = self._queue.ahead(turn, max(1, pictures)) - max(0, pictures - 1)
         running_s, waiting = self.running_s, len(self._queue)
-        busy = waiting > 0 or running_s > 0
+        busy = waiting > 0 or self._busy_until > 0
         waiting_s = self._times.wait_s(pictures, ahead, waiting, busy)
         others_s = self._machine.others_s(self, 1 + (ahead + pictures) // max(self._times.seconds))
         return running_s + self._drift.factor * waiting_s + others_s
