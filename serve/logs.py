@@ -129,7 +129,11 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    return (
+        text
+        if isinstance(value, int | float) or PLAIN.fullmatch(text)
+        else json.dumps(text, ensure_ascii=False)
+    )
 
 
 def _notice(lost: int) -> logging.LogRecord:
