@@ -8,11 +8,17 @@ ELSEWHERE_S = 1.0  # a draining gateway is soon gone; another one, or its succes
 
 
 class Drain:
-    """One for the whole gateway, whatever models it serves."""
+    """One for the whole gateway, whatever models it serves. Made on the gateway's event loop."""
 
     def __init__(self) -> None:
         self.begun = False
-        self.over = asyncio.Event()  # it has taken too long: what is left is refused
+        # done once it has taken too long: what is left is refused. All requests await this one
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def end(self) -> None:
+        """Give up what is still in work."""
+        if not self.over.done():
+            self.over.set_result(None)
 
     def check(self) -> None:
         """Raise NotReadyError once nothing new is accepted."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -207,15 +207,15 @@ async def unless_gone(
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
-    stopped = asyncio.ensure_future(drain.over.wait())
+    first: set[asyncio.Future[Any]] = {task, gone, drain.over}
     try:
-        await asyncio.wait({task, gone, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if stopped.done() and not task.done():
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if drain.over.done() and not task.done():
             raise NotReadyError("the gateway stops before this could be answered", ELSEWHERE_S)
         return task.result() if task.done() else None
     finally:
-        for waiting in (task, gone, stopped):
-            waiting.cancel()
+        task.cancel()
+        gone.cancel()
 
 
 async def _gone(request: Request) -> None:

@@ -53,7 +53,7 @@ async def _serve(settings: Settings, backend: Backend | None) -> int:
         async with app.router.lifespan_context(app):
             server = DrainingServer(app, settings)
             await server.serve(sockets=[listener])
-            return 1 if server.gateway.drain.over.is_set() else 0
+            return 1 if server.gateway.drain.over.done() else 0
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -121,7 +121,7 @@ class DrainingServer(uvicorn.Server):
         if drain.begun and (idle or left_s <= 0):
             if not idle:
                 log.warning("the drain is over, what is still in work is answered with 503")
-                drain.over.set()
+                drain.end()
             self.config.timeout_graceful_shutdown = max(1, math.ceil(left_s))
             self.should_exit = True
         return await super().on_tick(counter)

@@ -63,7 +63,7 @@ def test_pictures_still_in_work_when_the_gateway_stops_are_refused(settings):
             post = asyncio.create_task(client.post("/generate", json={"prompt": "a red circle"}))
             while not backend.pending:
                 await asyncio.sleep(0.01)
-            app.state.gateway.drain.over.set()
+            app.state.gateway.drain.end()
             return await post
 
     answer = asyncio.run(scenario())

@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from itertools import count
+from pathlib import Path
 
 import onnx
 import pytest
@@ -266,6 +267,25 @@ def test_a_repository_that_is_gone_changes_nothing_and_is_named(root, whole, cap
     assert answer.status_code == 200
     assert ready.startswith("ready\nserving from memory: the model repository ")
     assert caplog.text.count("serving from memory") == 1
+
+
+@pytest.mark.parametrize("name", ["repository", "tiny"])
+def test_a_folder_that_cannot_be_read_takes_nothing_away(root, monkeypatch, name):
+    real = Path.iterdir
+
+    def iterdir(folder):
+        if folder.name == name:
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    async def scenario(client, repository):
+        monkeypatch.setattr(Path, "iterdir", iterdir)
+        await repository.look()
+        return repository.remarks(), (await draw(client)).status_code
+
+    (remark,), status = on(root, scenario)
+    assert status == 200
+    assert remark.endswith("cannot be read: Permission denied")
 
 
 def test_a_look_that_fails_by_a_bug_does_not_end_the_watch(root, caplog):
