@@ -55,8 +55,8 @@ async function made(_, result) {
     pictures: result.pictures.map((one) => ({ ...one, command: line([one.seed]) })),
     command: line(result.pictures.map((one) => one.seed)),
   };
-  await show(shown);
   settled = setTimeout(() => settle(shown), SETTLED_MS);
+  await show(shown);
 }
 
 async function show(shown) {
