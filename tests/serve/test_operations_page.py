@@ -1,4 +1,4 @@
-"""docs/operations.md tells of every setting and every metric there is."""
+"""The pages for operators and callers tell of every setting, every metric and every problem."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from serve.metrics import Metrics
+from serve.problems import BUG, STATUSES
 from serve.settings import PREFIX, Settings
 
-PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "operations.md").read_text(encoding="utf-8")
 
 
 def rows(first: str) -> dict[str, list[str]]:
@@ -46,3 +48,13 @@ def test_every_metric_is_in_the_table_with_its_labels():
     for name, (labels, _) in table.items():
         pairs = re.search(rf"^{name}(?:_count)?{{(.*)}} ", text, re.M)[1]
         assert {*re.findall(r"`(\w+)`", labels)} == {*re.findall(r"(\w+)=", pairs)}, name
+
+
+def test_every_problem_is_in_the_callers_table_with_its_status():
+    page = (DOCS / "http.md").read_text(encoding="utf-8")
+    listed = {
+        (int(status), slug)
+        for status, slugs in re.findall(r"^\| (\d{3}) \| (`.*?`) \|", page, re.M)
+        for slug in re.findall(r"`([a-z-]+)`", slugs)
+    }
+    assert listed == {*STATUSES.values(), BUG[:2], (404, "not-found"), (405, "method-not-allowed")}
