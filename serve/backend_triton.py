@@ -128,14 +128,14 @@ class TritonBackend:
             await self._look(channel)
 
     async def _look(self, channel: TritonChannel) -> None:
-        """Ask for the model, log what has changed, and let nobody wait for what is not there."""
-        found = await self._probe(channel)
-        if found is None and self._why_not is not None:
+        """Ask for the model and log what has changed; what it lacks twice, nobody waits for."""
+        before, found = self._why_not, await self._probe(channel)
+        if found is None and before is not None:
             log.info("Triton at %s serves %s", self._server, self._model.label)
-        elif found != self._why_not:
+        elif found != before:
             log.warning("not ready: %s", found)
         self._why_not = found
-        if found is not None:
+        if found is not None and before is not None:
             self._window.refuse(lambda: NotReadyError(found, self._retry_after_s))
 
     async def _probe(self, channel: TritonChannel) -> str | None:
