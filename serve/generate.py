@@ -4,11 +4,12 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from serve.backend import Backend, Inferred
 from serve.backend_ort import OrtBackend
@@ -20,6 +21,8 @@ from serve.noise import MAX_SEED
 from serve.schemas import GenerateRequest, parse_fields
 from serve.settings import Settings
 from serve.turn import USUAL, Turn
+
+T = TypeVar("T")
 
 SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
@@ -147,7 +150,7 @@ class Generator:
     async def _infer(self, feeds: list[Feeds], within_s: float, turn: Turn) -> list[Inferred]:
         futures = [self._backend.infer(one, within_s, turn) for one in feeds]
         try:
-            return await asyncio.gather(*futures)
+            return await _all(futures)
         finally:
             for future in futures:
                 future.cancel()
@@ -155,7 +158,7 @@ class Generator:
     async def _encode_all(self, order: Order, inferred: list[Inferred]) -> list[Picture]:
         each = zip(order.seeds, inferred, strict=True)
         try:
-            return await asyncio.gather(*(self._encode(order, seed, one) for seed, one in each))
+            return await _all([self._encode(order, seed, one) for seed, one in each])
         except asyncio.CancelledError:
             for _ in inferred:
                 self._metrics.cancelled("encoding")
@@ -170,6 +173,11 @@ class Generator:
             self._encoders, encode, inferred.pixels, order.format, order.quality, origin
         )
         return Picture(data, order.format, origin)
+
+
+async def _all(work: Sequence[Awaitable[T]]) -> list[T]:
+    """What each gives, all at the same time; an order of one picture needs no task for it."""
+    return [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
 
 
 def generate_file(
