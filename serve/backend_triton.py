@@ -19,7 +19,7 @@ from serve.triton_config import difference, obeys_deadlines, priority_levels
 from serve.triton_errors import error_of
 from serve.triton_picture import TritonPicture
 from serve.triton_window import Waiting, Window
-from serve.turn import Turn
+from serve.turn import USUAL, Turn
 
 POLL_S = 0.5
 PROBE_S = 2.0  # a server that does not answer a probe within this is not ready
@@ -88,13 +88,13 @@ class TritonBackend:
         if channel is not None:
             await channel.close()
 
-    def wait_s(self, pictures: int, turn: Turn = Turn()) -> float:
+    def wait_s(self, pictures: int, turn: Turn = USUAL) -> float:
         """Seconds until so many more would be made; of 0: begin. As Triton answered lately."""
         last = self._window.before(turn, max(1, pictures))
         return self._pace.wait_s(last + 1 if pictures else last)
 
     def infer(
-        self, feeds: Feeds, within_s: float = math.inf, turn: Turn = Turn()
+        self, feeds: Feeds, within_s: float = math.inf, turn: Turn = USUAL
     ) -> "asyncio.Future[Inferred]":
         """Send one picture, in its turn; nobody waits for it longer than `within_s`."""
         assert self._channel is not None, "infer before start or after close"
