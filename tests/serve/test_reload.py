@@ -1,9 +1,12 @@
 """New versions while the gateway serves: the good ones answer, the bad ones are named."""
 
 import asyncio
+import gc
 import json
 import logging
 import shutil
+import threading
+import weakref
 from itertools import count
 from pathlib import Path
 
@@ -61,6 +64,27 @@ def test_a_swap_under_load_loses_no_answer_and_mixes_no_versions(tmp_path):
     assert {answer.status_code for _, answer in answers} == {200}
     assert {answer.headers["x-model"] for _, answer in answers} == {"tiny/1", "tiny/2"}
     assert all(one.content == expected[one.headers["x-model"]][seed] for seed, one in answers)
+
+
+def test_nothing_of_an_old_version_is_left_in_memory(root):
+    async def scenario(client, repository):
+        left, threads = [], []
+        for version in range(2, 6):
+            old = repository.get()
+            left += [weakref.ref(old), weakref.ref(old.backend), weakref.ref(old.model)]
+            await draw(client)
+            publish(root, version=version, weights=version)
+            await repository.look()
+            await until(lambda old=old: not old.backend.ready)
+            await asyncio.sleep(0.05)
+            threads.append(threading.active_count())
+        del old
+        gc.collect()
+        return [ref() for ref in left], threads
+
+    left, threads = on(root, scenario)
+    assert left == [None] * 12
+    assert threads[-1] <= threads[0] + 1
 
 
 def test_the_gateway_looks_by_itself(root):

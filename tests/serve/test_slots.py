@@ -11,6 +11,7 @@ from tiny_repository import pin, publish, write_manifest, write_version
 
 from serve.errors import RepositoryError, SettingsError
 from serve.machine import Machine
+from serve.slot import files_of
 
 
 @pytest.fixture
@@ -201,6 +202,10 @@ def test_a_version_that_cannot_be_read_is_named(root):
     (root / "tiny" / "1" / "manifest.json").mkdir()
     with pytest.raises(RepositoryError, match=r"manifest\.json cannot be read: Is a directory"):
         on(root, None)
+
+
+def test_files_that_cannot_be_looked_at_tell_nothing(tmp_path):
+    assert files_of(tmp_path / "no") == ()
 
 
 class Load:
