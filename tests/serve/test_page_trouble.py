@@ -113,7 +113,7 @@ def test_one_of_several_models_can_be_chosen(browser, two_models):
         visiting(browser, url) as page,
     ):
         model = page.get_by_label("Model")
-        assert model.locator("option").all_text_contents() == ["tiny/1", "shapes/1"]
+        expect(model.locator("option")).to_have_text(["tiny/1", "shapes/1"])
         expect(model).to_have_value("tiny")
         page.get_by_label("Prompt").fill(RED)
         expect(page.locator("#served")).to_have_text("tiny/1")
