@@ -6,7 +6,6 @@ What a picture waits for is counted in calls of the model, which no other load c
 
 import asyncio
 import math
-import statistics
 import time
 from collections import defaultdict
 
@@ -89,18 +88,16 @@ async def flooding(client, headers, statuses: list[int], at_once: int) -> None:
     await asyncio.gather(*(again() for _ in range(at_once)))
 
 
-async def asking(client, headers) -> tuple[set[int], float]:
-    """Statuses and median seconds of requests one after the other, at a third of capacity."""
-    statuses, seconds = set(), []
+async def asking(client, headers) -> set[int]:
+    """Statuses of requests one after the other, each a moment after the answer before."""
+    statuses = set()
     for _ in range(LIGHT_REQUESTS):
-        start = time.perf_counter()
         answer = await client.post(
             "/generate", json={"prompt": "a", "format": "raw"}, headers=headers
         )
-        seconds.append(time.perf_counter() - start)
         statuses.add(answer.status_code)
         await asyncio.sleep(SERVICE_S)
-    return statuses, statistics.median(seconds)
+    return statuses
 
 
 def beside_a_flood(settings, flood, light, at_once):
@@ -112,23 +109,22 @@ def beside_a_flood(settings, flood, light, at_once):
             flooded: list[int] = []
             task = asyncio.ensure_future(flooding(client, flood, flooded, at_once))
             await asyncio.sleep(5 * SERVICE_S)
-            statuses, median_s = await asking(client, light)
+            statuses = await asking(client, light)
             task.cancel()
             await asyncio.wait([task])
-            return statuses, median_s, backend.waited[Turn("light")], flooded
+            return statuses, backend.waited[Turn("light")], flooded
 
     return asyncio.run(run())
 
 
 def test_a_light_key_is_never_refused_and_waits_for_one_picture_beside_a_flood(keyed):
     settings, headers = keyed
-    statuses, median_s, waited, flooded = beside_a_flood(
+    statuses, waited, flooded = beside_a_flood(
         settings, headers["flood"], headers["light"], at_once=60
     )
     assert statuses == {200}
     assert len(waited) == LIGHT_REQUESTS
     assert max(waited) <= 3  # the call that ran, one more if it was the flood's turn, its own
-    assert median_s < 3 * SERVICE_S
     assert flooded.count(429) >= 60 - 32  # it was a flood: it never held more than half the places
     assert flooded.count(200) >= LIGHT_REQUESTS  # what the light key left was all its own
 
@@ -136,10 +132,7 @@ def test_a_light_key_is_never_refused_and_waits_for_one_picture_beside_a_flood(k
 def test_interactive_work_of_a_key_is_not_held_up_by_its_own_batch_work(keyed):
     settings, headers = keyed
     batch = headers["light"] | {"X-Priority": "batch"}
-    statuses, median_s, waited, flooded = beside_a_flood(
-        settings, batch, headers["light"], at_once=20
-    )
+    statuses, waited, flooded = beside_a_flood(settings, batch, headers["light"], at_once=20)
     assert statuses == {200}
     assert max(waited) <= 3
-    assert median_s < 3 * SERVICE_S
     assert flooded.count(200) >= LIGHT_REQUESTS // 8  # batch work goes on beside it
