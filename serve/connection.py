@@ -27,6 +27,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **named)
         self._head_timer: asyncio.TimerHandle | None = None
         self._take_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
         self._in_head = False
         self._head_bytes = 0
         self._untaken_bytes = 0
@@ -38,7 +39,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left, or has been left."""
-        for timer in (self._head_timer, self._take_timer):
+        for timer in (self._head_timer, self._take_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -68,6 +69,13 @@ class Connection(HttpToolsProtocol):
             self._head_timer = None
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """The body's end, also of one that nobody read."""
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
         """Some bytes, of which the parser may keep what is no whole header yet."""
         super().data_received(data)
@@ -89,8 +97,9 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The answer is on its way; the client has to take it."""
         super().on_response_complete()
-        if self.cycle.more_body:
-            self.loop.call_later(LINGER_S, self.transport.close)
+        # the latest request may be another one, which waits for its turn
+        if self.cycle.response_complete and self.cycle.more_body:
+            self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
         self._untaken_bytes = self.transport.get_write_buffer_size()
         if self._untaken_bytes and self._take_timer is None:
             self._take_timer = self.loop.call_later(TAKE_S, self._check_taken)

@@ -115,6 +115,27 @@ def test_a_body_that_nobody_reads_any_more_is_not_waited_for():
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("path", [b"/early", b"/late"])
+def test_a_body_that_ends_late_leaves_the_connection_for_the_next_request(path):
+    request = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc"
+
+    async def scenario(connect, server):
+        reader, writer = await connect()
+        if path == b"/late":  # its answer ends while the body of the next one is on its way
+            writer.write(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write(request % b"/early")
+        await reader.readuntil(b"ok")
+        await asyncio.sleep(0.05)
+        writer.write(b"defghij")
+        if path == b"/late":
+            await reader.readuntil(b"ok")
+        await asyncio.sleep(0.15)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        return await reader.readuntil(b"ok")
+
+    assert talk(scenario).startswith(b"HTTP/1.1 200 ")
+
+
 def test_several_requests_on_one_connection_each_have_their_time_for_headers():
     async def scenario(connect, server):
         reader, writer = await connect()
