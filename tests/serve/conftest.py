@@ -17,6 +17,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository with version 1 of the model "tiny", to be changed."""
+    write_version(tmp_path / "repository")
+    return tmp_path / "repository"
+
+
 @pytest.fixture(scope="session")
 def model(repository: Path) -> Model:
     """The model of that repository."""

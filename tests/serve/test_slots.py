@@ -14,13 +14,6 @@ from serve.machine import Machine
 from serve.slot import files_of
 
 
-@pytest.fixture
-def root(tmp_path):
-    """A repository with version 1 of the model "tiny", to be changed."""
-    write_version(tmp_path / "repository")
-    return tmp_path / "repository"
-
-
 class Slow(FakeBackend):
     """Open at once, and ready when the test says so, as behind a Triton."""
 
