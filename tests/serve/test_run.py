@@ -18,6 +18,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fake_backend import FakeBackend
+from tiny_repository import write_version
 
 from serve.errors import RepositoryError, SettingsError
 from serve.run import listen, run_gateway
@@ -84,7 +86,7 @@ def test_a_second_signal_ends_the_process_at_once(repository, tmp_path):
         assert asked.result().status_code == 503
 
 
-def serve_here(settings: Settings, visit) -> int:
+def serve_here(settings: Settings, visit, backend=None) -> int:
     """Run the gateway in this thread; `visit` runs beside it, then SIGTERM ends it."""
 
     def visitor() -> None:
@@ -102,7 +104,7 @@ def serve_here(settings: Settings, visit) -> int:
 
     beside = threading.Thread(target=visitor)
     beside.start()
-    status = run_gateway(settings)
+    status = run_gateway(settings, backend)
     beside.join()
     return status
 
@@ -124,6 +126,37 @@ def test_the_printed_curl_line_makes_a_picture(settings, free_port, capsys, tmp_
     assert serve_here(settings.model_copy(update={"port": free_port}), visit) == 0
     assert visits == [0]
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_model_is_named_once_the_gateway_listens(settings, free_port, capsys, tmp_path):
+    for name in ("one", "two"):
+        write_version(tmp_path, name)
+    changes = {"port": free_port, "repository": tmp_path}
+    assert serve_here(settings.model_copy(update=changes), lambda url: None) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == f"serving one/1 (64x64), two/1 (64x64) on http://127.0.0.1:{free_port}"
+
+
+def test_what_the_drain_leaves_behind_is_refused_and_told_by_the_status(settings, free_port):
+    async def never(feeds):
+        await asyncio.Event().wait()
+
+    backend, answers = FakeBackend(never), []
+
+    def visit(url):
+        asked = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{url}/generate", json=RED, timeout=20))
+        )
+        asked.start()
+        waiting.append(asked)
+        while not backend.pending:
+            time.sleep(0.01)
+
+    waiting: list[threading.Thread] = []
+    changes = {"port": free_port, "drain_s": 0.2}
+    assert serve_here(settings.model_copy(update=changes), visit, backend) == 1
+    waiting[0].join()
+    assert [answer.status_code for answer in answers] == [503]
 
 
 def test_a_port_in_use_is_one_sentence(settings):
