@@ -1,6 +1,7 @@
 """Who may come in: a bound on accepted pictures, a share for each caller, deadlines to be kept."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Admission:
         self._clock = clock
         self._accepted: set[_Accepted] = set()
         self._open = 0
+        self._held: Counter[str] = Counter()  # of them, by caller; only where they are told apart
 
     @property
     def open(self) -> int:
@@ -71,13 +73,11 @@ class Admission:
         self._check_queue(pictures, turn)
         wait_s = self._check_deadline(pictures, deadline_s, turn)
         accepted = _Accepted(pictures, turn, self._clock() + wait_s)
-        self._accepted.add(accepted)
-        self._open += pictures
+        self._hold(accepted)
         try:
             yield wait_s
         finally:
-            self._accepted.remove(accepted)
-            self._open -= pictures
+            self._let_go(accepted)
 
     def check_shared(self, wait_s: float, deadline_s: float) -> None:
         """Raise NotReadyError or DeadlineError unless a caller may await pictures in work.
@@ -92,8 +92,22 @@ class Admission:
                 retry_after_s=wait_s,
             )
 
+    def _hold(self, one: _Accepted) -> None:
+        self._accepted.add(one)
+        self._open += one.pictures
+        if self._told_apart:
+            self._held[one.turn.caller] += one.pictures
+
+    def _let_go(self, one: _Accepted) -> None:
+        self._accepted.remove(one)
+        self._open -= one.pictures
+        if self._told_apart:
+            self._held[one.turn.caller] -= one.pictures
+            if not self._held[one.turn.caller]:
+                del self._held[one.turn.caller]
+
     def _check_queue(self, pictures: int, turn: Turn) -> None:
-        held = self._held(turn.caller)
+        held = self._held[turn.caller]
         excess = self._open + held + pictures - self._max_queue
         if excess > 0:
             share = f", {held} of them for {turn.caller}" if held else ""
@@ -114,12 +128,6 @@ class Admission:
                 retry_after_s=min(wait_s - deadline_s, begin_s),
             )
         return wait_s
-
-    def _held(self, caller: str) -> int:
-        """Places that count against this caller in particular."""
-        if not self._told_apart:
-            return 0
-        return sum(one.pictures for one in self._accepted if one.turn.caller == caller)
 
     def _freed_s(self, excess: int, caller: str) -> float:
         """Seconds until so many places are free; those that the caller gives back count twice.
