@@ -1,12 +1,12 @@
 """What befalls the process itself while it serves a real model: no answer is lost or wrong."""
 
 import asyncio
-import os
 import resource
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-from gateway_process import SLOW_MODEL, gateway, until
+from gateway_process import ROOT, SLOW_MODEL, gateway, until
 from tiny_repository import write_version
 
 from serve.backend_ort import OrtBackend
+from serve.keys import make_key
 from serve.model import Model
 
 RED = {"prompt": "a red circle", "seed": 1, "format": "raw"}
@@ -151,11 +152,14 @@ def test_clocks_that_jump_for_every_library_change_nothing(repository, tmp_path)
 def jump_and_serve(
     repository: Path, tmp_path: Path, shift: Path, unit: str = "", **gateway_options: object
 ) -> None:
-    """Pictures, deadlines and new versions go on while the clock leaps a day each way."""
-    root = tmp_path / "repository"
+    """Pictures, deadlines, rates and new versions go on while the clock leaps a day each way."""
+    root, (key, lines) = tmp_path / "repository", make_key("a")
     shutil.copytree(repository, root)
-    with gateway(root, "--reload-s", 0.1, **gateway_options) as running:
-        with httpx.Client(base_url=running.url, timeout=10) as client:
+    (tmp_path / "keys").write_text(f'{lines}rate = "4/hour"\n')
+    options = ("--reload-s", 0.1, "--keys", tmp_path / "keys")
+    with gateway(root, *options, **gateway_options) as running:
+        bearer = {"Authorization": f"Bearer {key}"}
+        with httpx.Client(base_url=running.url, timeout=10, headers=bearer) as client:
             first = ask(client, deadline_ms=3000)
             for version, leap in ((2, 86_400), (3, -86_400)):
                 shift.write_text(f"{leap:+d}{unit}")
@@ -165,6 +169,7 @@ def jump_and_serve(
                 written = write_version(tmp_path / f"new{version}", version=version)
                 written.rename(root / "tiny" / str(version))
                 served(client, version)
+                rate_holds(client)
         start = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(10) == 0
@@ -173,6 +178,14 @@ def jump_and_serve(
 
 def ask(client: httpx.Client, deadline_ms: int) -> httpx.Response:
     return client.post("/generate", json=RED, headers={"X-Deadline-Ms": str(deadline_ms)})
+
+
+def rate_holds(client: httpx.Client) -> None:
+    """No more pictures than the key may have, and nobody is shut out for longer than two hours."""
+    answers = [ask(client, deadline_ms=3000) for _ in range(4)]
+    assert answers[0].status_code == 200
+    assert answers[-1].status_code == 429
+    assert 0 < int(answers[-1].headers["retry-after"]) <= 7200
 
 
 def leapt(client: httpx.Client, leap_s: float) -> None:
@@ -218,9 +231,11 @@ def test_more_connections_than_descriptors_are_survived(repository):
 def test_a_full_disk_for_what_it_prints_does_not_keep_it_from_serving(repository, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [os.sys.executable, "-m", "singlepass", "serve", "--repository", str(repository)]
+    command = [sys.executable, "-m", "singlepass", "serve", "--repository", str(repository)]
     with Path("/dev/full").open("wb") as full:
-        process = subprocess.Popen([*command, "--port", str(port)], stdout=full, stderr=full)
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=full, stderr=full, cwd=ROOT
+        )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             deadline = time.monotonic() + 15
