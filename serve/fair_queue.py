@@ -36,8 +36,12 @@ class _Flow(Generic[T]):
     start: int
     items: OrderedDict[T, int] = field(default_factory=OrderedDict)
 
+    def rank(self) -> tuple[int, int, int]:
+        """That of its oldest item: the tag, then the weight, then who came first."""
+        return self.start, self.stride, next(iter(self.items.values()))
+
     def tagged(self) -> Iterator[tuple[int, int, int, T]]:
-        """Its items by rank: the tag, then the weight, then who came first."""
+        """Its items, each with its rank."""
         for place, (item, number) in enumerate(self.items.items()):
             yield self.start + place * self.stride, self.stride, number, item
 
@@ -77,9 +81,11 @@ class FairQueue(Generic[T]):
 
     def pop(self) -> T | None:
         """The next item, taken; None where nothing waits."""
-        item = next(iter(self), None)
-        if item is not None:
-            self.take(item)
+        flow = min(self._busy(), key=_Flow.rank, default=None)
+        if flow is None:
+            return None
+        item = next(iter(flow.items))
+        self.take(item)
         return item
 
     def take(self, item: T) -> None:
@@ -94,21 +100,24 @@ class FairQueue(Generic[T]):
         turn = self._turns.pop(item, None)
         if turn is None:
             return
-        del self._flows[turn].items[item]
+        flow = self._flows[turn]
+        del flow.items[item]
         if not self._turns:  # all that wait from now on begin equal
             self._now = max(self._now, *(flow.start for flow in self._flows.values()))
-        idle = [t for t, flow in self._flows.items() if not flow.items and flow.start <= self._now]
-        for each in idle:
-            del self._flows[each]
+            self._flows.clear()
+        elif not flow.items:
+            idle = [t for t, f in self._flows.items() if not f.items and f.start <= self._now]
+            for each in idle:
+                del self._flows[each]
 
     def ahead(self, turn: Turn, count: int = 1) -> int:
         """How many items would leave before the last of `count` (1 or more) that came now."""
         stride = STRIDES[turn.priority]
-        mine = self._flows.get(turn, _Flow[T](stride, self._now))
+        mine = self._flows.get(turn) or _Flow[T](stride, self._now)
         own = len(mine.items) + count - 1
         start = (mine.start if mine.items else max(mine.start, self._now)) + own * stride
         others = (flow for flow in self._flows.values() if flow is not mine)
         return own + sum(flow.before(start, stride) for flow in others)
 
-    def _busy(self) -> Iterator[_Flow[T]]:
-        return (flow for flow in self._flows.values() if flow.items)
+    def _busy(self) -> list[_Flow[T]]:
+        return [flow for flow in self._flows.values() if flow.items]
