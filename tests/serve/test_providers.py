@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_gpu import FakeGpu
+from fake_gpu import FakeGpu, FakeSession
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from test_several_sizes import SIZES, write_open
 
@@ -104,6 +104,14 @@ def test_light_operators_may_run_on_the_cpu_and_are_logged(model, gpu, caplog):
     open_session(model, 1, Device("cuda"))
     assert "cpu: 3 operators" in caplog.text
     assert "(Concat, Gather)" in caplog.text
+
+
+def test_a_package_that_cannot_prove_where_it_runs_is_too_old(model, gpu, monkeypatch):
+    gpu()
+    monkeypatch.delattr(FakeSession, "get_provider_graph_assignment_info")
+    assert refused(model, Device("cuda")) == (
+        "onnxruntime-gpu 1.31.1 cannot say what runs on the GPU: a later one is needed"
+    )
 
 
 def test_a_graph_of_which_the_gpu_runs_nothing_is_refused(model, gpu):
