@@ -12,6 +12,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve import problems
+from serve.joined_writes import JoinedWrites
 from serve.stamps import REQUEST_ID_HEADER, new_id
 
 HEAD_S = 10.0  # from a request's first byte, or a connection's start, to the end of its headers
@@ -34,7 +35,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there, and has yet to ask."""
-        super().connection_made(transport)
+        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
