@@ -21,7 +21,7 @@ from serve.service_times import ServiceTimes
 from serve.session import open_session
 from serve.turn import USUAL, Turn
 
-MEASURE_S = 1.0
+MEASURE_S = 1.5
 CPU = Device()
 
 ELEMENT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)", "uint8": "tensor(uint8)"}

@@ -114,8 +114,8 @@ def _operators(session: Any) -> dict[Provider, Counter[str]]:
     named = {name: provider for provider, name in NAMES.items()}
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise SettingsError(
-            f"{onnxruntime.package_name} {onnxruntime.__version__} cannot say what runs on the GPU: "
-            "a later one is needed"
+            f"{onnxruntime.package_name} {onnxruntime.__version__} cannot say "
+            "what runs on the GPU: a later one is needed"
         )
     for part in session.get_provider_graph_assignment_info():
         found[named[part.ep_name]].update(node.op_type for node in part.get_nodes())
