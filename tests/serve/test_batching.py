@@ -4,7 +4,7 @@ import random
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -45,6 +45,7 @@ def test_what_is_foretold_of_a_place_is_when_its_batch_ends(times, place, behind
 
 @examples(max_examples=100, deadline=None)
 @given(TABLES, st.integers(1, 8), st.integers(0, 40))
+@example(ServiceTimes({1: 1.0, 2: 1.5}), 2, 1)
 def test_pictures_that_come_to_a_busy_model_are_never_foretold_too_soon(times, pictures, ahead):
     foretold_s = times.wait_s(pictures, ahead, ahead, busy=True)
     assert foretold_s >= times.total_s(ahead + pictures) - 1e-9  # if nobody else comes

@@ -78,7 +78,7 @@ def test_interactive_is_served_eight_times_as_often_as_batch():
 
 
 def test_who_was_away_has_saved_up_nothing():
-    queue = filled(a=100)
+    queue = filled(a=100, b=1)
     for _ in range(50):
         queue.pop()
     for i in range(40):
