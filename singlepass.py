@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         ("configure", add_configure, "choose how Triton serves a model: runtime, queue, instances"),
         ("rollback", add_rollback, "serve an older version, or the newest again"),
         ("serve", add_serve, "the HTTP gateway on a model repository"),
+        ("key", add_key, "a new API key for the gateway, and the lines that let it in"),
         ("generate", add_generate, "one picture, without a server"),
     ):
         add(commands.add_parser(name, help=text, description=text))
@@ -180,6 +181,11 @@ def add_serve(stage: argparse.ArgumentParser) -> None:
             action=argparse.BooleanOptionalAction if field.annotation is bool else "store",
             default=None,
         )
+
+
+def add_key(stage: argparse.ArgumentParser) -> None:
+    stage.set_defaults(command=key)
+    stage.add_argument("name", help="who it is for: a table in the file that --keys names")
 
 
 def add_generate(stage: argparse.ArgumentParser) -> None:
@@ -334,6 +340,20 @@ def serve(args: argparse.Namespace) -> int:
         )
     except ServeError as error:
         raise UserError(str(error)) from None
+
+
+def key(args: argparse.Namespace) -> int:
+    """`distill key`: the lines on standard output, so that `>> keys.toml` appends them."""
+    from serve.errors import SettingsError
+    from serve.keys import make_key
+
+    try:
+        made, lines = make_key(args.name)
+    except SettingsError as error:
+        raise UserError(str(error)) from None
+    print(f"the key, which is shown this once: {made}", file=sys.stderr)
+    print(lines, end="")
+    return 0
 
 
 def generate(args: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """The command line from end to end, in this process: what it does, says and returns."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from PIL import Image
 
 import singlepass
+from serve.keys import read_keys
 
 COMMANDS = {
     "run": ["recipe", "--set", "--dry-run"],
@@ -37,6 +39,7 @@ COMMANDS = {
     "configure": ["repository", "model", "--runtime", "--instances", "--max-queue"],
     "rollback": ["repository", "model", "version"],
     "serve": ["--repository", "--model", "--threads", "--host", "--port", "--triton"],
+    "key": ["name"],
     "generate": ["prompt", "--out", "--seed", "--size", "--quality", "--repository"],
 }
 PROMPTS = ("a small red circle", "blue", "an astronaut")
@@ -440,6 +443,19 @@ def test_a_prompt_over_the_limit_is_refused_not_cut(capsys, tiny_export, tmp_pat
     said = distill(capsys, "generate", "astronaut " * 40, *base)
     assert said.status == 1
     assert "tokens long with start and end, allowed are 77" in said.err
+
+
+def test_a_new_key_is_shown_once_beside_the_lines_that_let_it_in(capsys, tmp_path) -> None:
+    said = distill(capsys, "key", "alice")
+    (tmp_path / "keys.toml").write_text(said.out)
+    made = said.err.split()[-1]
+    (found,) = read_keys(tmp_path / "keys.toml")
+    assert (said.status, found.name) == (0, "alice")
+    assert found.digest == hashlib.sha256(made.encode()).digest()
+    assert made not in said.out
+    refused = distill(capsys, "key", "a b")
+    assert (refused.status, refused.out) == (1, "")
+    assert "'a b'" in refused.err
 
 
 @pytest.mark.parametrize(

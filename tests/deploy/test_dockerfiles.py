@@ -166,3 +166,9 @@ def test_python_is_the_one_that_these_tests_run_on() -> None:
     if not base.startswith(f"python:{expected}."):
         pytest.skip(f"these tests run on Python {expected}, the image on {base}")
     assert f">={expected}" in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_page_and_its_files_are_packed(installed: Path) -> None:
+    (packed,) = installed.glob("lib/python3.*/site-packages/serve/page")
+    assert {f.name for f in packed.iterdir()} == {f.name for f in (ROOT / "serve/page").iterdir()}
