@@ -111,8 +111,11 @@ def main() -> int:
     parser.add_argument("--servers", help="names, comma separated; all if not given")
     parser.add_argument("--models", default=",".join(MODELS))
     args = parser.parse_args()
-    wanted = args.servers.split(",") if args.servers else [one.name for one in all_servers()]
-    servers = [one for one in all_servers() if one.name in wanted]
+    known = {server.name: server for server in all_servers()}
+    wanted = args.servers.split(",") if args.servers else [*known]
+    if unknown := [name for name in wanted if name not in known]:
+        parser.error(f"--servers has {', '.join(unknown)}, allowed are: {', '.join(known)}")
+    servers = [known[name] for name in wanted]
     for server in servers:
         if lacks := missing(server):
             sys.exit(f"{server.name} is not installed: {lacks}")

@@ -80,7 +80,7 @@ def all_servers() -> list[Server]:
         ),
         Server("Ray Serve", _python("ray_serve", "server.py"), variables=RAY),
         Server(
-            "Ray Serve, HAProxy",
+            "Ray Serve (HAProxy)",
             _python("ray_serve", "server.py"),
             variables=RAY
             | {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"},
