@@ -9,15 +9,15 @@ import torch
 from tiny_training import BLOCKS, CPU, LAYERS, draw, tiny_recipe, watched
 from torch import Tensor, nn
 
-from distill import train
+from distill import step as training_step
 from distill.data import Samples
 from distill.features import FeatureExtractor
 from distill.recipe import Recipe
+from distill.step import Randomness, micro_batch
 from distill.student import make_student
 from distill.teachers.opening import load_teacher
 from distill.teachers.sdxl import SdxlTeacher
 from distill.teachers.teacher import Condition
-from distill.train import Randomness, micro_batch
 
 Figures = dict[str, float | Tensor]
 
@@ -51,7 +51,7 @@ def test_a_groups_features_depend_on_its_own_condition_alone(
 
     def features_of(condition: Condition) -> dict[str, Tensor]:
         randomness = Randomness.of(1, 2, 3)
-        return train.features(teacher, extractor, x, condition, sigma, randomness)
+        return training_step.features(teacher, extractor, x, condition, sigma, randomness)
 
     before = features_of(samples.conditions)
     after = features_of(samples.conditions[torch.tensor([0, 2, 2])])
@@ -66,7 +66,9 @@ def test_every_window_of_a_layer_makes_groups_of_its_own(
 ) -> None:
     extractor, x = FeatureExtractor(teacher.denoiser, ["sample/4"]), draw(3, 5, 4, 8, 8)
     randomness, sigma = Randomness.of(1, 2, 3), torch.full((3,), 0.1)
-    phi = train.features(teacher, extractor, x, samples.conditions, sigma, randomness)["sample/4"]
+    phi = training_step.features(teacher, extractor, x, samples.conditions, sigma, randomness)[
+        "sample/4"
+    ]
     assert phi.shape == (3 * 4, 5, 4 * 16)  # three conditions, four windows of each
     lower_left_of_second = x[1, :, :, 4:, :4].flatten(1)
     assert torch.equal(phi[1 * 4 + 2], lower_left_of_second)
@@ -77,7 +79,7 @@ def test_a_groups_samples_depend_on_its_own_condition_alone(
 ) -> None:
     student = make_student(teacher)
     before, after = (
-        train.generate(
+        training_step.generate(
             teacher, student, samples.conditions[torch.tensor(c)], recipe, Randomness.of(1, 2, 3)
         )
         for c in ([0, 1], [0, 2])
@@ -181,7 +183,7 @@ def test_features_are_the_same_inside_a_callers_autocast(
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             randomness = Randomness.of(0, 0, 0)
             seen.append(
-                train.features(teacher, extractor, x, samples.conditions, sigma, randomness)
+                training_step.features(teacher, extractor, x, samples.conditions, sigma, randomness)
             )
     for layer in LAYERS:
         assert torch.equal(seen[0][layer], seen[1][layer])
@@ -193,7 +195,7 @@ def test_samples_are_float32_and_bf16_is_close(
 ) -> None:
     recipe = tiny_recipe(tmp_path, tiny_sdxl, f"train.precision={precision}")
     student, conditions = make_student(teacher), samples.conditions
-    x = train.generate(teacher, student, conditions, recipe, Randomness.of(0, 0, 0))
+    x = training_step.generate(teacher, student, conditions, recipe, Randomness.of(0, 0, 0))
     repeated = conditions.repeated(3)
     noise = Randomness.of(0, 0, 0).normal((9, 4, 8, 8), CPU)
     exact = teacher.one_step(student, noise, 399, repeated).view_as(x)

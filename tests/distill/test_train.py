@@ -11,16 +11,17 @@ from PIL import Image
 from tiny_training import CPU, LAYERS, Trained, draw, silent, tiny_recipe, tiny_samples
 from torch import Tensor, nn
 
-from distill import train
+from distill import step as training_step
 from distill.data import DataError, Samples
 from distill.features import FeatureExtractor
 from distill.metrics import frechet_distance
 from distill.recipe import Recipe
 from distill.stats import whole_lines
+from distill.step import Randomness, micro_batch
 from distill.student import load_student, make_student
 from distill.teachers.opening import load_teacher
 from distill.teachers.sdxl import SdxlTeacher
-from distill.train import Randomness, TrainingError, learning_rate, micro_batch, run_training
+from distill.train import TrainingError, learning_rate, run_training
 
 
 def test_a_steps_gradient_is_the_mean_of_its_micro_batches(
@@ -97,8 +98,8 @@ def test_diagnostics_need_real_samples_of_their_own(
         *(samples.prompts, samples.conditions, samples.latents),
         tuple(members[:8] for members in samples.members),
     )
-    enough = train.diagnostics(teacher, student, extractor, samples, recipe, 0)
-    assert train.diagnostics(teacher, student, extractor, few, recipe, 0) == {}
+    enough = training_step.diagnostics(teacher, student, extractor, samples, recipe, 0)
+    assert training_step.diagnostics(teacher, student, extractor, few, recipe, 0) == {}
     assert "reach/mid_block/r0.3" in enough
 
 

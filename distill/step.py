@@ -1,0 +1,146 @@
+"""One micro-batch of the method: what is drawn, what is generated, and the loss (arXiv 2605.07327).
+
+All randomness is a function of (seed, step, micro-batch).
+
+Shapes: B groups, N student samples, P positives and A anchors per group; c x h x w latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill.data import Draw, Samples, draw
+from distill.diagnostics import diagnose
+from distill.features import FeatureExtractor
+from distill.losses import tfd_loss
+from distill.noise import sample_sigma
+from distill.recipe import Drift, Recipe
+from distill.student import level_of
+from distill.teachers.teacher import Condition, Teacher
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """The random numbers of one micro-batch, from (seed, step, micro-batch) alone."""
+
+    arrays: np.random.Generator
+    tensors: torch.Generator
+
+    @classmethod
+    def of(cls, seed: int, step: int, micro: int) -> Randomness:
+        arrays = np.random.default_rng([seed, step, micro])
+        seeded = torch.Generator("cpu").manual_seed(int(arrays.integers(2**62)))
+        return cls(arrays, seeded)
+
+    def normal(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        return torch.randn(shape, generator=self.tensors).to(device)
+
+
+def micro_batch(
+    teacher: Teacher,
+    student: nn.Module,
+    extractor: FeatureExtractor,
+    samples: Samples,
+    recipe: Recipe,
+    randomness: Randomness,
+) -> tuple[Tensor, dict[str, float | Tensor]]:
+    """Loss and figures of `groups` conditions."""
+    drift = recipe.drift
+    drawn = draw(samples, drift.groups, (drift.positives, drift.anchors), randomness.arrays)
+    generated = generate(teacher, student, drawn.conditions, recipe, randomness)
+    sigma = step_sigma(drift, randomness).to(teacher.device)
+    features_g = features(teacher, extractor, generated, drawn.conditions, sigma, randomness)
+    # Two passes are the fewest: one keeps its graph, the other need not and so costs a third.
+    with torch.no_grad():
+        both = torch.cat(drawn.parts, dim=1)
+        features_both = features(teacher, extractor, both, drawn.conditions, sigma, randomness)
+    return tfd_loss(
+        features_g,
+        {layer: phi[:, : drift.positives] for layer, phi in features_both.items()},
+        {layer: phi[:, drift.positives :] for layer, phi in features_both.items()},
+        drift.radii,
+        drift.coverage_weight,
+        drift.coverage_alpha,
+    )
+
+
+def generate(
+    teacher: Teacher,
+    student: nn.Module,
+    conditions: Condition,
+    recipe: Recipe,
+    randomness: Randomness,
+) -> Tensor:
+    """Student samples x = G(z, c) of every group: [B, N, c, h, w] float32, with their graph."""
+    N = recipe.drift.samples
+    repeated = conditions.repeated(N).to(teacher.device)
+    noise = randomness.normal((len(repeated), *teacher.latent_shape), teacher.device)
+    half = recipe.train.precision == "bf16"
+    with torch.autocast(teacher.device.type, dtype=torch.bfloat16, enabled=half):
+        x = teacher.one_step(student, noise, level_of(teacher, recipe), repeated)
+    return x.view(-1, N, *teacher.latent_shape)
+
+
+def step_sigma(drift: Drift, randomness: Randomness) -> Tensor:
+    """One feature noise level per group, shared by its samples, positives and anchors: [B]."""
+    return sample_sigma(
+        randomness.tensors, drift.groups, drift.sigma_mean, drift.sigma_std, *drift.sigma
+    )
+
+
+def features(
+    teacher: Teacher,
+    extractor: FeatureExtractor,
+    x: Tensor,
+    conditions: Condition,
+    sigma: Tensor,
+    randomness: Randomness,
+) -> dict[str, Tensor]:
+    """φ_l of clean latents x [B, K, c, h, w], noised to the group's sigma [B]: {l: [B·L, K, D_l]}.
+
+    Independent noise per sample, the group's own condition, float32 throughout. Each of a layer's L
+    windows (1 for a whole layer) makes groups of its own: samples meet only at the same place.
+    """
+    B, K = x.shape[:2]
+    flat = x.to(teacher.device).flatten(0, 1)
+    noise = randomness.normal(tuple(flat.shape), teacher.device)
+    repeated = conditions.repeated(K).to(teacher.device)
+    run = teacher.feature_pass(flat, noise, sigma.repeat_interleave(K), repeated)
+    with torch.autocast(teacher.device.type, enabled=False):
+        phi = extractor(run, flat)
+    return {
+        layer: value.view(B, K, *value.shape[1:]).transpose(1, 2).flatten(0, 1)
+        for layer, value in phi.items()
+    }
+
+
+@torch.no_grad()
+def diagnostics(
+    teacher: Teacher,
+    student: nn.Module,
+    extractor: FeatureExtractor,
+    samples: Samples,
+    recipe: Recipe,
+    step: int,
+) -> dict[str, float]:
+    """Raw forces against their floor and the like (see `diagnostics`), on draws of their own.
+
+    Left out where prompts have too few samples for N real ones beside positives and anchors.
+    """
+    drift = recipe.drift
+    counts = (drift.positives, drift.anchors, drift.samples)
+    if min(len(members) for members in samples.members) < sum(counts):
+        return {}
+    randomness = Randomness.of(recipe.train.seed, step, recipe.train.accumulate)
+    drawn: Draw = draw(samples, drift.groups, counts, randomness.arrays)
+    generated = generate(teacher, student, drawn.conditions, recipe, randomness)
+    sigma = step_sigma(drift, randomness).to(teacher.device)
+    positives, anchors, real, own = (
+        features(teacher, extractor, x, drawn.conditions, sigma, randomness)
+        for x in (*drawn.parts, generated)
+    )
+    return diagnose(own, real, positives, anchors, drift.radii, drift.coverage_alpha)
