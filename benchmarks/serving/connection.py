@@ -34,6 +34,11 @@ class Connection(asyncio.Protocol):
         self._clear()
         self._transport.write(request)
 
+    @property
+    def closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._transport.is_closing()
+
     def close(self) -> None:
         """Leave; a request in work counts as broken."""
         self._transport.close()

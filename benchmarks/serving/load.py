@@ -138,7 +138,11 @@ class _Open:
 
     def _send(self) -> None:
         while self._due and self._free:
-            number, connection = self._due.popleft(), self._free.pop()
+            connection = self._free.pop()
+            if connection.closing:  # the server gave it up while it was idle
+                self._replacing.append(asyncio.ensure_future(self._replace(connection)))
+                continue
+            number = self._due.popleft()
             self._in_work[connection] = number, time.monotonic()
             connection.send(self._asks[number % len(self._asks)].request)
 
