@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 
 from distill.losses import (
+    ALONE,
+    Across,
     anchor_margins,
     drifting_force,
     layer_key,
@@ -39,36 +41,44 @@ def diagnose(
     features_a: Mapping[str, Tensor],
     radii: Sequence[float],
     alpha: float = 0.5,
+    across: Across = ALONE,
 ) -> dict[str, float]:
     """All figures by key (see the module's head), as floats for a line of statistics.
 
     Features by layer: [B, N, D_l], [B, N, D_l], [B, P, D_l], [B, A, D_l] with A ≥ 2; the real
-    samples overlap neither positives nor anchors. ValueError: see `losses.drifting_force`.
+    samples overlap neither positives nor anchors. The figures are of all processes' groups.
+    ValueError: see `losses.drifting_force`.
     """
     figures: dict[str, Tensor] = {}
     for layer, g in features_g.items():
         real, p = features_real[layer], features_p[layer]
         assert real.shape == g.shape, f"layer {layer}: real {real.shape}, student's {g.shape}"
         seen = {
-            **force_figures("force", g, p, radii),
-            **force_figures("floor", real, p, radii),
-            **reach_figures(g, p, radii),
-            "covered": (anchor_margins(g, features_a[layer], alpha) <= 0).float().mean(),
+            **force_figures("force", g, p, radii, across),
+            **force_figures("floor", real, p, radii, across),
+            **reach_figures(g, p, radii, across),
+            "covered": (anchor_margins(g, features_a[layer], alpha, across) <= 0).float().mean(),
         }
         figures |= {layer_key(name, layer): value for name, value in seen.items()}
-    return {name: value.item() for name, value in figures.items()}
+    return {name: across.mean(value).item() for name, value in figures.items()}
 
 
-def force_figures(name: str, x: Tensor, p: Tensor, radii: Sequence[float]) -> dict[str, Tensor]:
+def force_figures(
+    name: str, x: Tensor, p: Tensor, radii: Sequence[float], across: Across = ALONE
+) -> dict[str, Tensor]:
     """Root mean square of the raw force on x per radius: [B, N, D], [B, P, D] -> scalars."""
-    forces, _ = drifting_force(x, p, radii)
-    return {f"{name}/r{r:g}": root_mean_square(F) for r, F in zip(radii, forces, strict=True)}
+    forces, _ = drifting_force(x, p, radii, across=across)
+    return {
+        f"{name}/r{r:g}": root_mean_square(F, across) for r, F in zip(radii, forces, strict=True)
+    }
 
 
-def reach_figures(g: Tensor, p: Tensor, radii: Sequence[float]) -> dict[str, Tensor]:
+def reach_figures(
+    g: Tensor, p: Tensor, radii: Sequence[float], across: Across = ALONE
+) -> dict[str, Tensor]:
     """`reach`, `ess` and `support` per radius: g [B, N, D], p [B, P, D] -> scalars."""
     N, P = g.shape[1], p.shape[1]
-    relative, _ = relative_distances(g, g, p, mask_self=True)
+    relative, _ = relative_distances(g, g, p, mask_self=True, across=across)
     figures: dict[str, Tensor] = {}
     for r in radii:
         rows = (-relative / r).softmax(dim=2)  # [B, N, N+P]
