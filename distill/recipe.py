@@ -55,6 +55,19 @@ class Teacher(Section):
     _beside = field_validator("model")(beside_recipe)
 
 
+class Lora(Section):
+    """A student that is the teacher and small corrections to some of its weights."""
+
+    rank: Count = Field(description="rank of each correction")
+    alpha: Positive | None = Field(
+        None, description="a correction is scaled by alpha / rank; none: by 1"
+    )
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        description="the ends of the names of the layers that are corrected",
+    )
+
+
 class Student(Section):
     """The one-step generator."""
 
@@ -65,30 +78,70 @@ class Student(Section):
         None,
         description="the same of teachers that count in noise levels",
     )
+    lora: Lora | None = Field(
+        None, description="train corrections alone, merged at the end; none: all weights"
+    )
+
+
+class Dataset(Section):
+    """A data set that Hugging Face `datasets` opens: captioned pictures, a row each."""
+
+    path: str = Field(
+        description="a folder or file (Parquet, WebDataset tar, pictures), or hub:OWNER/NAME"
+    )
+    name: str | None = Field(None, description="its configuration, where it has several")
+    split: str = "train"
+    image: str = Field("image", description="the column of pictures")
+    text: str = Field("text", description="the column of captions or labels; json.caption: a part")
+    streaming: bool = Field(
+        True, description="read in order, without a copy in the cache of `datasets`"
+    )
+    limit: Count | None = Field(None, description="the first rows only; none: all")
+
+    @field_validator("path")
+    @classmethod
+    def _beside_unless_hub(cls, path: str, info: ValidationInfo) -> str:
+        return path if path.startswith("hub:") else str(beside_recipe(Path(path), info))
 
 
 class Positives(Section):
     """Where the samples come from that the student is drawn to."""
 
-    source: Literal["images", "teacher"] = Field(
+    source: Literal["images", "classes", "teacher"] = Field(
         "teacher",
-        description="captioned images encoded by the VAE, or a bank of teacher samples",
+        description="captioned images, images in a folder per class, or a bank of teacher samples",
     )
     folder: Path | None = Field(
-        None, description="images: a folder with metadata.jsonl (file_name, text)"
+        None, description="images: a folder with metadata.jsonl (file_name, text); classes: folders"
     )
-    prompts: Path | None = Field(None, description="teacher: a text file, one prompt a line")
+    dataset: Dataset | None = Field(None, description="images: a data set instead of a folder")
+    resize: Literal["lanczos", "adm"] = Field(
+        "lanczos", description="how images become squares; adm: as ADM and EDM made ImageNet's"
+    )
+    prompts: Path | None = Field(
+        None, description="teacher: prompts, a text file (one a line), .jsonl or .parquet"
+    )
+    long_prompts: Literal["refuse", "truncate", "skip"] = Field(
+        "refuse", description="what becomes of texts longer than the teacher's tokenizers take"
+    )
     per_prompt: Count = Field(16, description="teacher: samples of each prompt in the bank")
     batch: Count = Field(64, description="pictures encoded, or sampled, at once")
+    cache: Path | None = Field(
+        None, description="folder of encoded images or of the bank; none: in the run folder"
+    )
 
-    _beside = field_validator("folder", "prompts")(
+    _beside = field_validator("folder", "prompts", "cache")(
         lambda path, info: path if path is None else beside_recipe(path, info)
     )
 
     @model_validator(mode="after")
     def _its_own_key(self) -> Positives:
-        if self.source == "images" and self.folder is None:
+        if self.source == "images" and self.folder is None and self.dataset is None:
             raise ValueError("source is images, so folder must name the folder that holds them")
+        if self.folder is not None and self.dataset is not None:
+            raise ValueError("folder and dataset are both given; one of them is needed")
+        if self.source == "classes" and self.folder is None:
+            raise ValueError("source is classes, so folder must name the folder of class folders")
         if self.source == "teacher" and self.prompts is None:
             raise ValueError("source is teacher, so prompts must name a text file of prompts")
         return self
@@ -149,6 +202,30 @@ class Train(Section):
     sample_steps: Count = Field(500, description="steps between sample grids")
     diagnose_steps: Count = Field(100, description="steps between diagnostics in stats.jsonl")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    parallel: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="several processes: a whole student in each, or a share of it"
+    )
+    checkpointing: bool = Field(
+        False, description="keep fewer activations and compute them again: less memory, slower"
+    )
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="adamw8bit keeps its state in 8 bits (bitsandbytes)"
+    )
+    ema_device: Literal["same", "cpu"] = Field(
+        "same", description="where the moving average is kept: with the student, or off the GPU"
+    )
+    compile: bool = Field(
+        False, description="compile the student: a slower first step, faster later ones"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] | None = Field(
+        None, description="who is told the figures; none given: tensorboard where it is installed"
+    )
+
+    @model_validator(mode="after")
+    def _one_that_shards(self) -> Train:
+        if self.optimizer == "adamw8bit" and self.parallel == "fsdp2":
+            raise ValueError("optimizer adamw8bit cannot share its state: parallel must be ddp")
+        return self
 
 
 class Evaluate(Section):

@@ -22,18 +22,31 @@ from distill.train import run_training
 
 Report = Callable[[str], None]
 SHAPE_OF_A_RUN = ("teacher", "student", "positives", "drift", "train")
-NO_SHAPE = ("device", "checkpoint_steps", "keep_checkpoints", "sample_steps", "diagnose_steps")
+NO_SHAPE = (
+    "device",
+    "checkpoint_steps",
+    "keep_checkpoints",
+    "sample_steps",
+    "diagnose_steps",
+    "parallel",
+    "checkpointing",
+    "ema_device",
+    "compile",
+    "trackers",
+)
 
 
-def distil(recipe: Recipe, report: Report = print) -> Path:
+def distil(recipe: Recipe, report: Report = print, resume_changed: bool = False) -> Path:
     """Teacher to student: returns the student's directory; resumes, or does nothing if done.
+
+    With `resume_changed` a run goes on although its recipe is another than it was begun with.
 
     Raises:
         ValueError: the recipe asks for what is not there (RecipeError, TeacherError, DataError, or
             a layer that does not exist); each text names it.
         TrainingError, CheckpointError: see `train.run_training`.
     """
-    check_run_folder(recipe)
+    check_run_folder(recipe, resume_changed, report)
     student = recipe.run / "student"
     if student.is_dir() and steps_done(recipe, report) == recipe.train.steps:
         report(f"{student} is trained already")
@@ -68,28 +81,49 @@ def open_samples(teacher: Teacher, recipe: Recipe, report: Report) -> Samples:
     return image_samples(teacher, positives.folder, positives.batch, cache, report)
 
 
-def check_run_folder(recipe: Recipe) -> None:
+def check_run_folder(recipe: Recipe, changed: bool = False, report: Report = print) -> None:
     """Holds a recipe against the one that its run folder was begun with.
+
+    With `changed` a recipe that differs is only reported: training goes on by the new one.
 
     Raises:
         RecipeError: they differ in what shapes the student, so resuming would mix two runs.
     """
+    keys = changed_keys(recipe)
+    if keys and changed:
+        report(f"run folder {recipe.run} was begun with another {', '.join(keys)}; it goes on")
+    elif keys:
+        raise RecipeError(
+            f"run folder {recipe.run} was begun with another {', '.join(keys)};"
+            " choose another run folder (--set run=...), delete it, or go on nevertheless"
+            " (--resume-changed)"
+        )
+
+
+def changed_keys(recipe: Recipe) -> list[str]:
+    """The keys that shape the student and differ from those that the run folder was begun with.
+
+    A key that the folder's recipe does not have, because it is older, had its default.
+    """
     path = recipe.run / "recipe.yaml"
     if not path.is_file():
-        return
+        return []
     before = yaml.safe_load(path.read_text("utf-8"))
     now = yaml.safe_load(recipe.resolved())
-    changed = [
+    return [
         f"{section}.{key}"
         for section in SHAPE_OF_A_RUN
-        for key in now[section]
-        if before.get(section, {}).get(key) != now[section][key] and key not in NO_SHAPE
+        for key, value in now[section].items()
+        if key not in NO_SHAPE
+        and before.get(section, {}).get(key, default_of(section, key)) != value
     ]
-    if changed:
-        raise RecipeError(
-            f"run folder {recipe.run} was begun with another {', '.join(changed)};"
-            " choose another run folder (--set run=...) or delete it"
-        )
+
+
+def default_of(section: str, key: str) -> Any:
+    """A recipe key's default, as `Recipe.resolved` writes it."""
+    kind: Any = Recipe.model_fields[section].annotation
+    default = kind.model_fields[key].get_default()
+    return list(default) if isinstance(default, tuple) else default
 
 
 def steps_done(recipe: Recipe, report: Report) -> int:

@@ -94,8 +94,35 @@ def test_a_run_folder_of_another_recipe_is_refused_by_key(
         distil(other, silent)
     assert str(error.value) == (
         f"run folder {recipe.run} was begun with another drift.groups, train.seed;"
-        " choose another run folder (--set run=...) or delete it"
+        " choose another run folder (--set run=...), delete it, or go on nevertheless"
+        " (--resume-changed)"
     )
+
+
+def test_another_recipe_goes_on_where_it_is_told_to(
+    trained: Trained, recipe: Recipe, tiny_sdxl: Path
+) -> None:
+    begun(trained, recipe)
+    lines: list[str] = []
+    other = tiny_recipe(recipe.run.parent, tiny_sdxl, "train.steps=7", "drift.radii=[0.2]")
+    distil(other, lines.append, resume_changed=True)
+    assert lines[0] == (
+        f"run folder {recipe.run} was begun with another drift.radii, train.steps; it goes on"
+    )
+    assert steps_done(other, silent) == 7
+    check_run_folder(other)  # the folder is now of the new recipe
+
+
+def test_a_key_that_an_older_run_folder_lacks_had_its_default(
+    trained: Trained, recipe: Recipe, tiny_sdxl: Path
+) -> None:
+    begun(trained, recipe)
+    path = recipe.run / "recipe.yaml"
+    path.write_text(path.read_text("utf-8").replace("  optimizer: adamw\n", ""), "utf-8")
+    check_run_folder(recipe)
+    other = tiny_recipe(recipe.run.parent, tiny_sdxl, "train.optimizer=adamw8bit")
+    with pytest.raises(RecipeError, match=r"begun with another train\.optimizer;"):
+        check_run_folder(other)
 
 
 def test_what_does_not_shape_the_student_may_change(

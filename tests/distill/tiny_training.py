@@ -48,6 +48,7 @@ def write_recipe(folder: Path, teacher: Path) -> Path:
             "checkpoint_steps": 2,
             "sample_steps": 4,
             "diagnose_steps": 3,
+            "trackers": [],
         },
         "export": {"model": "tiny", "repository": "models"},
     }
