@@ -104,27 +104,6 @@ class Dataset(Section):
         return path if path.startswith("hub:") else str(beside_recipe(Path(path), info))
 
 
-class Dataset(Section):
-    """A data set that Hugging Face `datasets` opens: captioned pictures, a row each."""
-
-    path: str = Field(
-        description="a folder or file (Parquet, WebDataset tar, pictures), or hub:OWNER/NAME"
-    )
-    name: str | None = Field(None, description="its configuration, where it has several")
-    split: str = "train"
-    image: str = Field("image", description="the column of pictures")
-    text: str = Field("text", description="the column of captions or labels; json.caption: a part")
-    streaming: bool = Field(
-        True, description="read in order, without a copy in the cache of `datasets`"
-    )
-    limit: Count | None = Field(None, description="the first rows only; none: all")
-
-    @field_validator("path")
-    @classmethod
-    def _beside_unless_hub(cls, path: str, info: ValidationInfo) -> str:
-        return path if path.startswith("hub:") else str(beside_recipe(Path(path), info))
-
-
 class Positives(Section):
     """Where the samples come from that the student is drawn to."""
 
