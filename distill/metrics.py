@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Matrix = NDArray[np.float64]
+from distill.fidelity import Gaussian, Matrix, gaussian_distance
 
 
 def frechet_distance(x: Matrix, y: Matrix) -> float:
     """Squared Fréchet distance of the Gaussians fitted to rows x [n, D] and y [m, D].
 
-    |μx − μy|² + tr(Cx + Cy − 2 (Cx Cy)^½) (Dowson and Landau, 1982; on network features it is FID,
-    arXiv 1706.08500). The trace of the root is the sum of the roots of the eigenvalues of Cx Cy,
-    which are those of the symmetric Cx^½ Cy Cx^½: no complex root is ever taken.
+    Dowson and Landau, 1982; on network features it is FID (arXiv 1706.08500).
     """
     assert x.ndim == y.ndim == 2, f"{x.shape} and {y.shape} are not [n, D]"
     assert x.shape[1] == y.shape[1], f"{x.shape[1]} against {y.shape[1]} attributes"
-    mean = x.mean(0) - y.mean(0)
-    Cx, Cy = (np.atleast_2d(np.cov(z, rowvar=False)) for z in (x, y))
-    values, vectors = np.linalg.eigh(Cx)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ Cy @ root), 0, None)).sum()
-    return float(mean @ mean + np.trace(Cx) + np.trace(Cy) - 2 * cross)
+    return gaussian_distance(fitted(x), fitted(y))
+
+
+def fitted(x: Matrix) -> Gaussian:
+    """Mean and covariance of rows [n, D]."""
+    return Gaussian(x.mean(0), np.atleast_2d(np.cov(x, rowvar=False)))
 
 
 def shares(seen: Sequence[str | None], modes: Sequence[str]) -> dict[str, float]:

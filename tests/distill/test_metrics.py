@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from distill.metrics import Matrix, frechet_distance, mode_coverage, shares
+from distill.fidelity import Matrix
+from distill.metrics import frechet_distance, mode_coverage, shares
 
 RNG_SEED = 3
 
