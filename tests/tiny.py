@@ -63,8 +63,8 @@ def _pipeline() -> StableDiffusionXLPipeline:
     _scale(unet, vae)
     return StableDiffusionXLPipeline(
         vae=vae,
-        text_encoder=CLIPTextModel(_text_config(tokenizer)),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer_2)),
+        text_encoder=CLIPTextModel(text_config(tokenizer)),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer_2)),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer_2,
         unet=unet,
@@ -76,7 +76,7 @@ def _pipeline() -> StableDiffusionXLPipeline:
 def tiny_parts() -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL]:
     """A tokenizer, a text encoder and a VAE for a pipeline that has one of each."""
     tokenizer = tiny_tokenizer("<|endoftext|>")
-    return tokenizer, CLIPTextModel(_text_config(tokenizer)), _vae()
+    return tokenizer, CLIPTextModel(text_config(tokenizer)), _vae()
 
 
 def tiny_tokenizer(pad_token: str) -> CLIPTokenizer:
@@ -88,7 +88,7 @@ def tiny_tokenizer(pad_token: str) -> CLIPTokenizer:
     return CLIPTokenizer(vocab, MERGES, pad_token=pad_token, model_max_length=77)
 
 
-def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN,
