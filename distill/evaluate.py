@@ -105,6 +105,7 @@ def run_evaluation(
     """
     settings = recipe.evaluate
     assert settings is not None, "the recipe has no evaluate section"
+    assert settings.judge is not None, "the recipe names no judge"
     judge = load_judge(settings.judge)
     path = recipe.run / "evaluate.json"
     protocol = protocol_of(settings)
@@ -145,6 +146,7 @@ def reference_attributes(
 
 def protocol_of(settings: Evaluate) -> dict[str, Any]:
     """What figures depend on beside the generator; other figures are not comparable."""
+    assert settings.judge is not None, "the recipe names no judge"
     return {
         "captions": settings.captions,
         "vague_seeds": settings.vague_seeds,

@@ -229,19 +229,67 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    """What `distill evaluate` measures, by a judge: a Python file beside the recipe."""
+    """What `distill evaluate` measures: by a judge, by a published protocol, or both."""
 
-    judge: Path = Field(description="a Python file; docs/evaluation.md says what it defines")
+    judge: Path | None = Field(
+        None, description="a Python file; docs/evaluation.md says what it defines"
+    )
     captions: Annotated[int, Field(ge=2)] = Field(
-        360, description="full captions, one picture each"
+        360, description="judge: full captions, one picture each"
     )
     vague_seeds: Annotated[int, Field(ge=0)] = Field(
-        200, description="pictures of each vague caption, for mode coverage; 0 = not measured"
+        200, description="judge: pictures of each vague caption, for mode coverage; 0 = none"
     )
     batch: Count = 32
     seed: Annotated[int, Field(ge=0)] = 1_000_000
+    preset: Literal["imagenet64", "coco10k"] | None = Field(
+        None, description="a published protocol of features: FID, precision, recall, CLIP score"
+    )
+    inception: Path | None = Field(None, description="preset: Inception v3 as TorchScript")
+    clip: Path | None = Field(None, description="preset: a CLIP directory, for the CLIP score")
+    reference: Path | None = Field(
+        None, description="preset: .npz of mu and sigma of the real pictures' features"
+    )
+    real: Path | None = Field(
+        None, description="preset: folder of real pictures, for all that reference does not hold"
+    )
+    prompts: Path | None = Field(None, description="coco10k: captions, a file")
+    images: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="preset: pictures of each generator; none: as published"
+    )
+    classes: Count | None = Field(None, description="imagenet64: classes; none: 1000")
+    generators: Annotated[
+        tuple[Literal["teacher", "one_step_teacher", "student"], ...], Field(min_length=1)
+    ] = Field(
+        ("teacher", "one_step_teacher", "student"),
+        description="preset: which are measured; a teacher in many steps takes long",
+    )
 
-    _beside = field_validator("judge")(beside_recipe)
+    _beside = field_validator("judge", "inception", "clip", "reference", "real", "prompts")(
+        lambda path, info: path if path is None else beside_recipe(path, info)
+    )
+
+    @model_validator(mode="after")
+    def _its_own_keys(self) -> Evaluate:
+        if self.preset is None:
+            keys = ("inception", "clip", "reference", "real", "prompts", "images", "classes")
+            given = [key for key in keys if getattr(self, key) is not None]
+            if given:
+                raise ValueError(f"{given[0]} is given, but no preset that uses it")
+            if self.judge is None:
+                raise ValueError("judge or preset must say what is measured")
+            return self
+        if self.inception is None:
+            raise ValueError("preset needs inception, the file of the network (none is downloaded)")
+        if self.reference is None and self.real is None:
+            raise ValueError("preset needs reference or real, to compare with")
+        if self.preset == "coco10k" and self.prompts is None:
+            raise ValueError("preset coco10k needs prompts, a file of captions")
+        if self.preset == "coco10k" and self.classes is not None:
+            raise ValueError("preset coco10k has captions, not classes")
+        if self.preset == "imagenet64" and (self.prompts or self.clip):
+            raise ValueError("preset imagenet64 has classes, neither prompts nor clip")
+        return self
 
 
 class Export(Section):
