@@ -81,5 +81,5 @@ model: $(STAMP) $(PICTURES)-long/metadata.jsonl  ## rebuild model_repository/sha
 	cp -R $(REBUILT)/shapes/1 $(REBUILT)/shapes/config.pbtxt model_repository/shapes/
 
 clean:  ## remove what make made, but not runs/
-	rm -rf .venv $(TRITON) build dist *.egg-info .coverage .hypothesis .*_cache
+	rm -rf .venv $(TRITON) .venv-peers build dist *.egg-info .coverage .hypothesis .*_cache
 	find distill export serve tests examples -name __pycache__ -prune -exec rm -rf {} +
