@@ -1,0 +1,1 @@
+"""One module per foreign checkpoint: weights that others published, as diffusers directories."""
