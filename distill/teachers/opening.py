@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    ConsistencyModelPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from safetensors import SafetensorError
 
+from distill.teachers.edm import EdmTeacher
 from distill.teachers.sd import SdTeacher
 from distill.teachers.sdxl import SdxlTeacher
 from distill.teachers.teacher import Teacher, TeacherError, check_parts, first_line
 
+EDM_PARTS = ("unet", "scheduler")
 SD_PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 SDXL_PARTS = (
     "tokenizer",
@@ -40,6 +46,12 @@ def open_sd(folder: Path, device: torch.device) -> SdTeacher:
     return SdTeacher(pipeline(StableDiffusionPipeline, folder, **unused), device)
 
 
+def open_edm(folder: Path, device: torch.device) -> EdmTeacher:
+    """A `ConsistencyModelPipeline` directory: a class-conditional EDM."""
+    check_parts(folder, EDM_PARTS)
+    return EdmTeacher(pipeline(ConsistencyModelPipeline, folder), device)
+
+
 def pipeline(kind: Any, folder: Path, **options: object) -> Any:
     """A stock pipeline in float32, from its directory alone."""
     return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **options)
@@ -47,6 +59,7 @@ def pipeline(kind: Any, folder: Path, **options: object) -> Any:
 
 # Pipeline class, as model_index.json names it -> what opens it.
 OPENERS: dict[str, Callable[[Path, torch.device], Teacher]] = {
+    "ConsistencyModelPipeline": open_edm,
     "StableDiffusionPipeline": open_sd,
     "StableDiffusionXLPipeline": open_sdxl,
 }

@@ -167,13 +167,6 @@ def another_pipeline(folder: Path) -> None:
     edit(folder / "model_index.json", _class_name="StableDiffusionXLImg2ImgPipeline")
 
 
-def older_pipeline(folder: Path) -> None:
-    index = json.loads((folder / "model_index.json").read_text())
-    del index["text_encoder_2"], index["tokenizer_2"]
-    index["_class_name"] = "StableDiffusionPipeline"
-    (folder / "model_index.json").write_text(json.dumps(index))
-
-
 def flow_scheduler(folder: Path) -> None:
     name = "FlowMatchEulerDiscreteScheduler"
     edit(folder / "model_index.json", scheduler=["diffusers", name])
@@ -192,8 +185,7 @@ REFUSED = [
     (no_denoiser, "cannot be opened: no unet"),
     (torn_weights, "cannot be opened: .*unet/diffusion_pytorch_model.safetensors"),
     (torn_text_encoder, "cannot be opened: Error while deserializing"),
-    (another_pipeline, "holds StableDiffusionXLImg2ImgPipeline; supported so far: StableDif"),
-    (older_pipeline, "holds StableDiffusionPipeline; supported so far: StableDiffusionXLPipel"),
+    (another_pipeline, "holds StableDiffusionXLImg2ImgPipeline; supported so far: Consist"),
     (flow_scheduler, "scheduler FlowMatchEulerDiscreteScheduler has no alphas_cumprod"),
     (odd_prediction, "prediction type 'score' is not one of epsilon, v_prediction, sample"),
 ]
