@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from diffusers import (
     ConsistencyModelPipeline,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
 from safetensors import SafetensorError
 
 from distill.teachers.edm import EdmTeacher
+from distill.teachers.flow import FlowTeacher
 from distill.teachers.sd import SdTeacher
 from distill.teachers.sdxl import SdxlTeacher
 from distill.teachers.teacher import Teacher, TeacherError, check_parts, first_line
@@ -31,6 +33,16 @@ SDXL_PARTS = (
     "vae",
     "scheduler",
 )
+SD3_PARTS = (
+    "tokenizer",
+    "tokenizer_2",
+    "text_encoder",
+    "text_encoder_2",
+    "transformer",
+    "vae",
+    "scheduler",
+)
+T5_PARTS = ("tokenizer_3", "text_encoder_3")
 
 
 def open_sdxl(folder: Path, device: torch.device) -> SdxlTeacher:
@@ -52,6 +64,16 @@ def open_edm(folder: Path, device: torch.device) -> EdmTeacher:
     return EdmTeacher(pipeline(ConsistencyModelPipeline, folder), device)
 
 
+def open_flow(folder: Path, device: torch.device) -> FlowTeacher:
+    """A `StableDiffusion3Pipeline` directory, with its T5 or without."""
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    named = [part for part in T5_PARTS if (index.get(part) or [None])[0]]
+    check_parts(folder, (*SD3_PARTS, *named))
+    unused = {part: None for part in T5_PARTS if part not in named}
+    unused |= {"image_encoder": None, "feature_extractor": None}
+    return FlowTeacher(pipeline(StableDiffusion3Pipeline, folder, **unused), device)
+
+
 def pipeline(kind: Any, folder: Path, **options: object) -> Any:
     """A stock pipeline in float32, from its directory alone."""
     return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **options)
@@ -60,6 +82,7 @@ def pipeline(kind: Any, folder: Path, **options: object) -> Any:
 # Pipeline class, as model_index.json names it -> what opens it.
 OPENERS: dict[str, Callable[[Path, torch.device], Teacher]] = {
     "ConsistencyModelPipeline": open_edm,
+    "StableDiffusion3Pipeline": open_flow,
     "StableDiffusionPipeline": open_sd,
     "StableDiffusionXLPipeline": open_sdxl,
 }
