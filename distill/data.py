@@ -60,8 +60,16 @@ class Draw:
     parts: tuple[Tensor, ...]  # each [B, count, c, h, w]
 
 
-def draw(samples: Samples, groups: int, counts: Sequence[int], rng: np.random.Generator) -> Draw:
+def draw(
+    samples: Samples,
+    groups: int,
+    counts: Sequence[int],
+    rng: np.random.Generator,
+    own: slice = slice(None),
+) -> Draw:
     """Draws `groups` prompts, different while there are enough, and disjoint samples of each.
+
+    Only the `own` ones of the groups are read; the draw does not depend on which they are.
 
     A prompt with fewer samples than all counts together gives its last part with repetition
     of its own members; `Samples.check_enough` keeps that from positives and anchors.
@@ -74,9 +82,9 @@ def draw(samples: Samples, groups: int, counts: Sequence[int], rng: np.random.Ge
         members = samples.members[prompt].numpy()
         order = rng.permutation(members)
         rows.append(np.resize(order, total))
-    picked = samples.latents[torch.from_numpy(np.stack(rows))]  # [B, total, c, h, w]
+    picked = samples.latents[torch.from_numpy(np.stack(rows[own]))]  # [B, total, c, h, w]
     return Draw(
-        samples.conditions[torch.from_numpy(chosen)], torch.split(picked, list(counts), dim=1)
+        samples.conditions[torch.from_numpy(chosen[own])], torch.split(picked, list(counts), dim=1)
     )
 
 

@@ -14,6 +14,7 @@ from distill.bank import bank_samples
 from distill.data import Samples, image_samples
 from distill.evaluate import run_evaluation
 from distill.features import check_layers
+from distill.processes import launched, local_index, one_voice, open_processes
 from distill.recipe import Recipe, RecipeError
 from distill.student import level_of, load_student
 from distill.teachers.opening import load_teacher
@@ -46,15 +47,24 @@ def distil(recipe: Recipe, report: Report = print, resume_changed: bool = False)
             a layer that does not exist); each text names it.
         TrainingError, CheckpointError: see `train.run_training`.
     """
-    check_run_folder(recipe, resume_changed, report)
-    student = recipe.run / "student"
-    if student.is_dir() and steps_done(recipe, report) == recipe.train.steps:
-        report(f"{student} is trained already")
-        return student
-    teacher = load_teacher(recipe.teacher.model, pick_device(recipe.train.device))
-    check_layers(teacher.denoiser, recipe.drift.layers)
-    level_of(teacher, recipe)
-    return run_training(teacher, open_samples(teacher, recipe, report), recipe, report)
+    device = pick_device(recipe.train.device)
+    with one_voice(), open_processes(device.type == "cpu") as processes:
+        tell = report if processes.first else silent
+        check_run_folder(recipe, resume_changed, tell)
+        student = recipe.run / "student"
+        if processes.agreed(student.is_dir() and steps_done(recipe, tell) == recipe.train.steps):
+            tell(f"{student} is trained already")
+            return student
+        teacher = load_teacher(recipe.teacher.model, device)
+        check_layers(teacher.denoiser, recipe.drift.layers)
+        level_of(teacher, recipe)
+        with processes.first_alone():
+            samples = open_samples(teacher, recipe, tell)
+        return run_training(teacher, samples, recipe, tell, processes)
+
+
+def silent(text: str) -> None:
+    """The report of a process that another one speaks for."""
 
 
 def evaluate(recipe: Recipe, report: Report = print) -> dict[str, Any]:
@@ -133,13 +143,17 @@ def steps_done(recipe: Recipe, report: Report) -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
+    """`auto` is CUDA where there is one, and of several processes each has its own GPU.
 
     Raises:
-        RecipeError: no such device on this machine.
+        RecipeError: no such device on this machine, or one for all of several processes.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if launched() and ":" in name:
+        raise RecipeError(f"train.device is {name!r}, but of several processes each has its own")
+    if launched() and name == "cuda":
+        name = f"cuda:{local_index()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -1,8 +1,10 @@
 """One micro-batch of the method: what is drawn, what is generated, and the loss (arXiv 2605.07327).
 
-All randomness is a function of (seed, step, micro-batch).
+All randomness is a function of (seed, step, micro-batch). One of several processes draws all of it
+too, and keeps what belongs to its own groups.
 
-Shapes: B groups, N student samples, P positives and A anchors per group; c x h x w latents.
+Shapes: B groups (of this process), N student samples, P positives and A anchors per group;
+c x h x w latents.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from torch import Tensor, nn
 from distill.data import Draw, Samples, draw
 from distill.diagnostics import diagnose
 from distill.features import FeatureExtractor
-from distill.losses import tfd_loss
+from distill.losses import ALONE, Across, tfd_loss
 from distill.noise import sample_sigma
+from distill.processes import Share
 from distill.recipe import Drift, Recipe
 from distill.student import level_of
 from distill.teachers.teacher import Condition, Teacher
@@ -29,15 +32,27 @@ class Randomness:
 
     arrays: np.random.Generator
     tensors: torch.Generator
+    share: Share | None = None  # which groups are this process's; None: all
 
     @classmethod
-    def of(cls, seed: int, step: int, micro: int) -> Randomness:
+    def of(cls, seed: int, step: int, micro: int, share: Share | None = None) -> Randomness:
         arrays = np.random.default_rng([seed, step, micro])
         seeded = torch.Generator("cpu").manual_seed(int(arrays.integers(2**62)))
-        return cls(arrays, seeded)
+        return cls(arrays, seeded, share)
+
+    @property
+    def own(self) -> slice:
+        """Which groups are this process's."""
+        return slice(None) if self.share is None else self.share.own
 
     def normal(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        return torch.randn(shape, generator=self.tensors).to(device)
+        """Numbers for the samples of this process's groups: [B * K, ...]."""
+        if self.share is None:
+            return torch.randn(shape, generator=self.tensors).to(device)
+        assert shape[0] % len(self.share) == 0, (shape, self.share)
+        each = (self.share.groups, shape[0] // len(self.share), *shape[1:])
+        drawn = torch.randn(each, generator=self.tensors)[self.own]
+        return drawn.flatten(0, 1).to(device)
 
 
 def micro_batch(
@@ -47,10 +62,12 @@ def micro_batch(
     samples: Samples,
     recipe: Recipe,
     randomness: Randomness,
+    across: Across = ALONE,
 ) -> tuple[Tensor, dict[str, float | Tensor]]:
-    """Loss and figures of `groups` conditions."""
+    """Loss and figures of `groups` conditions, or of this process's share of them."""
     drift = recipe.drift
-    drawn = draw(samples, drift.groups, (drift.positives, drift.anchors), randomness.arrays)
+    counts = (drift.positives, drift.anchors)
+    drawn = draw(samples, drift.groups, counts, randomness.arrays, randomness.own)
     generated = generate(teacher, student, drawn.conditions, recipe, randomness)
     sigma = step_sigma(drift, randomness).to(teacher.device)
     features_g = features(teacher, extractor, generated, drawn.conditions, sigma, randomness)
@@ -65,6 +82,7 @@ def micro_batch(
         drift.radii,
         drift.coverage_weight,
         drift.coverage_alpha,
+        across,
     )
 
 
@@ -87,9 +105,10 @@ def generate(
 
 def step_sigma(drift: Drift, randomness: Randomness) -> Tensor:
     """One feature noise level per group, shared by its samples, positives and anchors: [B]."""
-    return sample_sigma(
+    drawn = sample_sigma(
         randomness.tensors, drift.groups, drift.sigma_mean, drift.sigma_std, *drift.sigma
     )
+    return drawn[randomness.own]
 
 
 def features(
@@ -126,6 +145,8 @@ def diagnostics(
     samples: Samples,
     recipe: Recipe,
     step: int,
+    share: Share | None = None,
+    across: Across = ALONE,
 ) -> dict[str, float]:
     """Raw forces against their floor and the like (see `diagnostics`), on draws of their own.
 
@@ -135,12 +156,12 @@ def diagnostics(
     counts = (drift.positives, drift.anchors, drift.samples)
     if min(len(members) for members in samples.members) < sum(counts):
         return {}
-    randomness = Randomness.of(recipe.train.seed, step, recipe.train.accumulate)
-    drawn: Draw = draw(samples, drift.groups, counts, randomness.arrays)
+    randomness = Randomness.of(recipe.train.seed, step, recipe.train.accumulate, share)
+    drawn: Draw = draw(samples, drift.groups, counts, randomness.arrays, randomness.own)
     generated = generate(teacher, student, drawn.conditions, recipe, randomness)
     sigma = step_sigma(drift, randomness).to(teacher.device)
     positives, anchors, real, own = (
         features(teacher, extractor, x, drawn.conditions, sigma, randomness)
         for x in (*drawn.parts, generated)
     )
-    return diagnose(own, real, positives, anchors, drift.radii, drift.coverage_alpha)
+    return diagnose(own, real, positives, anchors, drift.radii, drift.coverage_alpha, across)

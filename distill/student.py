@@ -15,13 +15,31 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distill.recipe import Recipe
+from distill.lora import add_lora, merged
+from distill.recipe import Lora, Recipe
 from distill.teachers.teacher import Teacher
 
 
-def make_student(teacher: Teacher) -> nn.Module:
-    """A trainable float32 copy of the teacher's denoiser."""
-    return copy.deepcopy(teacher.denoiser).requires_grad_(True).train()
+def make_student(teacher: Teacher, lora: Lora | None = None, seed: int = 0) -> nn.Module:
+    """A trainable float32 copy of the teacher's denoiser, or one with trainable corrections.
+
+    RecipeError: the corrections do not fit it (see `lora.add_lora`).
+    """
+    student = copy.deepcopy(teacher.denoiser).requires_grad_(True).train()
+    if lora is not None:
+        add_lora(student, lora, seed)
+    return student
+
+
+def whole_weights(
+    teacher: Teacher, lora: Lora | None, weights: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """A student's weights under the teacher's names, corrections merged into what they correct."""
+    if lora is None:
+        return weights
+    student = make_student(teacher, lora)
+    student.load_state_dict(weights, strict=False)
+    return merged(student)
 
 
 def level_of(teacher: Teacher, recipe: Recipe) -> float:

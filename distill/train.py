@@ -20,12 +20,23 @@ from distill import checkpoint
 from distill.data import Samples
 from distill.features import FeatureExtractor
 from distill.grids import save_grid
-from distill.recipe import Recipe, Train
+from distill.losses import Across
+from distill.optimizer import make_optimizer
+from distill.processes import (
+    ALONE,
+    LostProcessError,
+    Processes,
+    accumulating,
+    lost_noticed,
+)
+from distill.recipe import Recipe, RecipeError, Train
+from distill.sharding import shard, whole
 from distill.state import State
 from distill.stats import drop_later_lines, write_whole
 from distill.step import Randomness, diagnostics, micro_batch
-from distill.student import level_of, make_student, save_student
+from distill.student import level_of, make_student, save_student, whole_weights
 from distill.teachers.teacher import Teacher
+from distill.trackers import open_trackers, tell
 
 Report = Callable[[str], None]
 GRID_PROMPTS = 8
@@ -37,39 +48,67 @@ class TrainingError(RuntimeError):
 
 
 def run_training(
-    teacher: Teacher, samples: Samples, recipe: Recipe, report: Report = print
+    teacher: Teacher,
+    samples: Samples,
+    recipe: Recipe,
+    report: Report = print,
+    processes: Processes = ALONE,
 ) -> Path:
     """Trains, or resumes, to the last step and saves the student; returns its directory.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or another process died.
         DataError: a prompt has too few samples.
-        ValueError: a layer that does not exist (the text lists those that do).
+        ValueError: a layer that does not exist (the text lists those that do), fewer groups than
+            processes, or a setting of `train` that needs what is not there.
         CheckpointError: a checkpoint cannot be written.
     """
+    try:
+        with lost_noticed():
+            return train_all(teacher, samples, recipe, report, processes)
+    except LostProcessError as error:
+        raise TrainingError(lost(error, recipe.run / "checkpoints")) from error
+
+
+def train_all(
+    teacher: Teacher, samples: Samples, recipe: Recipe, report: Report, processes: Processes
+) -> Path:
+    """`run_training`, straight."""
     drift, train = recipe.drift, recipe.train
     samples.check_enough(drift.positives + drift.anchors)
+    share = processes.share(drift.groups)
+    across, weight = processes.across(share), processes.weight(share)
     extractor = FeatureExtractor(teacher.denoiser, drift.layers, drift.pool, teacher.hidden)
-    recipe.run.mkdir(parents=True, exist_ok=True)
-    write_whole(recipe.run / "recipe.yaml", recipe.resolved())
 
-    # Student, optimiser, moving average.
-    student = make_student(teacher)
-    parameters = list(student.parameters())
-    ema = [parameter.detach().clone() for parameter in parameters]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=0.0, betas=train.betas, weight_decay=train.weight_decay
-    )
-    state = State(student, ema, optimizer)
+    # Student, in this process whole or a share of it; optimiser and moving average of what trains.
+    student = make_student(teacher, recipe.student.lora, train.seed)
+    if train.checkpointing:
+        keep_fewer_activations(teacher.denoiser, student)
+    if train.compile:
+        student.compile()
+    model: nn.Module = student
+    if processes.count > 1 and train.parallel == "fsdp2":
+        shard(student, teacher.device, processes.count)
+    else:
+        model = processes.copies(student)
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    optimizer = make_optimizer(parameters, train)
+    ema_device = torch.device("cpu") if train.ema_device == "cpu" else None
+    state = State(student, optimizer, ema_device, writes=processes.first)
 
     # Resume, if there is something to resume from.
-    folder = recipe.run / "checkpoints"
+    recipe.run.mkdir(parents=True, exist_ok=True)
+    folder, stats_path = recipe.run / "checkpoints", recipe.run / "stats.jsonl"
     start = 0
-    if (last := checkpoint.latest(folder, report)) is not None:
+    last = processes.agreed(checkpoint.latest(folder, report) if processes.first else None)
+    if last is not None:
         start = state.restore(last)
         report(f"resumed from {last}")
-    stats_path = recipe.run / "stats.jsonl"
-    drop_later_lines(stats_path, start)
+    trackers = []
+    if processes.first:
+        write_whole(recipe.run / "recipe.yaml", recipe.resolved())
+        drop_later_lines(stats_path, start)
+        trackers = open_trackers(recipe, start)
 
     # The loop.
     per_step = drift.groups * drift.samples * train.accumulate
@@ -78,7 +117,7 @@ def run_training(
         initial=start * per_step,
         desc="distilling",
         unit="img",
-        disable=None,
+        disable=None if processes.first else True,
     )
     with bar, stats_path.open("a", encoding="utf-8") as stats:
         for step in range(start, train.steps):
@@ -86,14 +125,19 @@ def run_training(
             optimizer.zero_grad(set_to_none=True)
             figures: dict[str, float] = {}
             for micro in range(train.accumulate):
-                randomness = Randomness.of(train.seed, step, micro)
-                loss, seen = micro_batch(teacher, student, extractor, samples, recipe, randomness)
-                if not torch.isfinite(loss):
-                    raise TrainingError(not_finite("loss", loss.item(), step, folder, report))
-                (loss / train.accumulate).backward()  # type: ignore[no-untyped-call]
-                for name, value in {"loss": loss.detach(), **seen}.items():
-                    figures[name] = figures.get(name, 0.0) + float(value) / train.accumulate
-            norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
+                randomness = Randomness.of(train.seed, step, micro, share)
+                with accumulating(model, last=micro == train.accumulate - 1):
+                    loss, seen = micro_batch(
+                        teacher, model, extractor, samples, recipe, randomness, across
+                    )
+                    for name, value in averages({"loss": loss, **seen}, across).items():
+                        figures[name] = figures.get(name, 0.0) + value / train.accumulate
+                    if not math.isfinite(figures["loss"]):
+                        raise TrainingError(
+                            not_finite("loss", figures["loss"], step, folder, report)
+                        )
+                    (loss * weight / train.accumulate).backward()  # type: ignore[no-untyped-call]
+            norm = whole(nn.utils.clip_grad_norm_(parameters, train.clip_norm))
             if not torch.isfinite(norm):
                 raise TrainingError(not_finite("gradient", norm.item(), step, folder, report))
             optimizer.step()
@@ -102,20 +146,53 @@ def run_training(
             # Figures, grids, checkpoints.
             done = step + 1
             if step % train.diagnose_steps == 0:
-                figures |= diagnostics(teacher, student, extractor, samples, recipe, step)
+                figures |= diagnostics(
+                    teacher, student, extractor, samples, recipe, step, share, across
+                )
             line = {"step": step, "grad_norm": norm.item(), "lr": learning_rate(step, train)}
-            stats.write(json.dumps({**line, **figures}) + "\n")
-            stats.flush()
+            if processes.first:
+                stats.write(json.dumps({**line, **figures}) + "\n")
+                stats.flush()
+                tell(trackers, {**line, **figures})
             if done % train.sample_steps == 0 or done == train.steps:
-                write_grid(teacher, state.weights(), samples, recipe, done)
+                weights = state.weights()
+                if processes.first:
+                    write_grid(teacher, weights, samples, recipe, done)
             if done % train.checkpoint_steps == 0 or done == train.steps:
                 state.save(folder, done, train.keep_checkpoints)
             bar.set_postfix(step=done, loss=f"{figures['loss']:.2f}", refresh=False)
             bar.update(per_step)
 
-    target = recipe.run / "student"
-    save_student(teacher, state.weights(), level_of(teacher, recipe), target)
+    for tracker in trackers:
+        tracker.finish()
+    target, weights = recipe.run / "student", state.weights()
+    if processes.first:
+        merged = whole_weights(teacher, recipe.student.lora, weights)
+        save_student(teacher, merged, level_of(teacher, recipe), target)
+    processes.wait()
     return target
+
+
+def keep_fewer_activations(*denoisers: nn.Module) -> None:
+    """Has denoisers keep the inputs of their blocks alone, and compute the rest in `backward`.
+
+    Raises:
+        RecipeError: the model's class cannot.
+    """
+    for denoiser in denoisers:
+        if not getattr(denoiser, "_supports_gradient_checkpointing", False):
+            raise RecipeError(
+                f"train.checkpointing is true, but a {type(denoiser).__name__} cannot do it"
+            )
+        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def averages(figures: Mapping[str, float | Tensor], across: Across) -> dict[str, float]:
+    """Figures of a micro-batch as means over the groups of all processes, read all at once."""
+    values = [torch.as_tensor(value).detach().float() for value in figures.values()]
+    device = next((v.device for v in figures.values() if isinstance(v, Tensor)), None)
+    mean = across.mean(torch.stack([value.to(device) for value in values]))
+    return dict(zip(figures, mean.tolist(), strict=True))
 
 
 def learning_rate(step: int, train: Train) -> float:
@@ -136,13 +213,23 @@ def not_finite(what: str, value: float, step: int, folder: Path, report: Report)
     )
 
 
+def lost(error: LostProcessError, folder: Path) -> str:
+    """The sentence that ends a run of several processes when one of them died."""
+    kept = checkpoint.checkpoints(folder)
+    since = f"from {kept[0].name}" if kept else "from the start"
+    return (
+        f"another process of this run died or cannot be reached ({error}); this one stops too;"
+        f" the same command resumes {since}"
+    )
+
+
 @torch.no_grad()
 def write_grid(
     teacher: Teacher, weights: Mapping[str, Tensor], samples: Samples, recipe: Recipe, step: int
 ) -> None:
     """Pictures of the first prompts (a row each) with the same seeds every time."""
     student = make_student(teacher).eval()
-    student.load_state_dict(weights)
+    student.load_state_dict(whole_weights(teacher, recipe.student.lora, weights))
     count = min(GRID_PROMPTS, len(samples.prompts))
     spread = torch.linspace(0, len(samples.prompts) - 1, count).long()
     conditions = samples.conditions[spread].repeated(GRID_SEEDS).to(teacher.device)

@@ -14,8 +14,7 @@ from distill.state import State
 
 def new_state() -> State:
     student = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    ema = [parameter.detach().clone() for parameter in student.parameters()]
-    return State(student, ema, torch.optim.AdamW(student.parameters()))
+    return State(student, torch.optim.AdamW(student.parameters()))
 
 
 def move(state: State, seed: int) -> None:
