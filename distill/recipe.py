@@ -48,11 +48,19 @@ def beside_recipe(path: Path, info: ValidationInfo) -> Path:
 class Teacher(Section):
     """The frozen model, and how it is sampled when it makes pictures itself."""
 
-    model: Path = Field(description="a diffusers pipeline directory of a known class")
+    model: Path = Field(
+        description="a diffusers pipeline directory of a known class, or a single .safetensors file"
+    )
+    config: Path | None = Field(
+        None,
+        description="of a single file: a diffusers directory with its configs and tokenizers",
+    )
     steps: Count = Field(25, description="steps of the teacher's own scheduler")
     guidance_scale: Weight = Field(5.0, description="classifier-free guidance of its samples")
 
-    _beside = field_validator("model")(beside_recipe)
+    _beside = field_validator("model", "config")(
+        lambda path, info: path if path is None else beside_recipe(path, info)
+    )
 
 
 class Lora(Section):

@@ -55,7 +55,7 @@ def distil(recipe: Recipe, report: Report = print, resume_changed: bool = False)
         if processes.agreed(student.is_dir() and steps_done(recipe, tell) == recipe.train.steps):
             tell(f"{student} is trained already")
             return student
-        teacher = load_teacher(recipe.teacher.model, device)
+        teacher = load_teacher(recipe.teacher.model, device, recipe.teacher.config)
         check_layers(teacher.denoiser, recipe.drift.layers)
         level_of(teacher, recipe)
         with processes.first_alone():
@@ -75,7 +75,8 @@ def evaluate(recipe: Recipe, report: Report = print) -> dict[str, Any]:
     """
     if recipe.evaluate is None:
         raise RecipeError("the recipe has no evaluate section, so there is nothing to measure by")
-    teacher = load_teacher(recipe.teacher.model, pick_device(recipe.train.device))
+    device = pick_device(recipe.train.device)
+    teacher = load_teacher(recipe.teacher.model, device, recipe.teacher.config)
     folder = recipe.run / "student"
     student = load_student(teacher, folder) if folder.is_dir() else None
     return run_evaluation(teacher, student, recipe, report)

@@ -1,4 +1,4 @@
-"""Opens a teacher: which class of pipeline a directory holds, and what adapts it."""
+"""Opens a teacher: which class of pipeline a directory or a file holds, and what adapts it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from safetensors import SafetensorError
+from torch import nn
 
 from distill.teachers.edm import EdmTeacher
 from distill.teachers.flow import FlowTeacher
 from distill.teachers.sd import SdTeacher
 from distill.teachers.sdxl import SdxlTeacher
+from distill.teachers.single_file import pipeline_of, read_names, read_parts
 from distill.teachers.teacher import Teacher, TeacherError, check_parts, first_line
 
 EDM_PARTS = ("unet", "scheduler")
@@ -45,17 +47,18 @@ SD3_PARTS = (
 T5_PARTS = ("tokenizer_3", "text_encoder_3")
 
 
-def open_sdxl(folder: Path, device: torch.device) -> SdxlTeacher:
-    """A `StableDiffusionXLPipeline` directory."""
+def open_sdxl(folder: Path, device: torch.device, **parts: nn.Module) -> SdxlTeacher:
+    """A `StableDiffusionXLPipeline` directory, with `parts` in the place of its own."""
     check_parts(folder, SDXL_PARTS)
-    return SdxlTeacher(pipeline(StableDiffusionXLPipeline, folder, add_watermarker=False), device)
+    found = pipeline(StableDiffusionXLPipeline, folder, add_watermarker=False, **parts)
+    return SdxlTeacher(found, device)
 
 
-def open_sd(folder: Path, device: torch.device) -> SdTeacher:
-    """A `StableDiffusionPipeline` directory."""
+def open_sd(folder: Path, device: torch.device, **parts: nn.Module) -> SdTeacher:
+    """A `StableDiffusionPipeline` directory, with `parts` in the place of its own."""
     check_parts(folder, SD_PARTS)
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return SdTeacher(pipeline(StableDiffusionPipeline, folder, **unused), device)
+    return SdTeacher(pipeline(StableDiffusionPipeline, folder, **unused, **parts), device)
 
 
 def open_edm(folder: Path, device: torch.device) -> EdmTeacher:
@@ -88,40 +91,74 @@ OPENERS: dict[str, Callable[[Path, torch.device], Teacher]] = {
 }
 
 
-def load_teacher(folder: Path, device: torch.device) -> Teacher:
-    """Opens a diffusers directory in float32.
+# The same for weights that come from a single file, by the classes that `pipeline_of` knows.
+FILE_OPENERS: dict[str, Callable[..., Teacher]] = {
+    "StableDiffusionPipeline": open_sd,
+    "StableDiffusionXLPipeline": open_sdxl,
+}
+
+
+def load_teacher(model: Path, device: torch.device, config: Path | None = None) -> Teacher:
+    """Opens a diffusers directory, or a single file with what `config` has besides, in float32.
 
     Raises:
-        TeacherError: no such directory, a pipeline class that is not known, a part that is missing
-            or broken, or a scheduler that does not fit it.
+        TeacherError: no such directory or file, a pipeline class that is not known, a part that is
+            missing or broken, a scheduler that does not fit it, or a config that is missing or is
+            not asked for.
     """
-    opener = OPENERS[pipeline_class(folder)]
     try:
-        return opener(folder, device)
+        if model.is_file():
+            return open_file(model, config, device)
+        opener = OPENERS[pipeline_class(model)]
+        if config is not None:
+            raise TeacherError(
+                f"teacher.config is {config}, but teacher.model {model} is a directory, which has"
+                " its own configs: leave it out"
+            )
+        return opener(model, device)
     except TeacherError:
         raise
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise TeacherError(
-            f"teacher.model: {folder} cannot be opened: {first_line(error)}"
+            f"teacher.model: {model} cannot be opened: {first_line(error)}"
         ) from error
 
 
-def pipeline_class(folder: Path) -> str:
-    """The class that a directory's `model_index.json` names. TeacherError: none that is known."""
+def open_file(file: Path, config: Path | None, device: torch.device) -> Teacher:
+    """A checkpoint in one file, with the configs, tokenizers and scheduler of a directory."""
+    names = read_names(file)
+    kind = pipeline_of(file, names)
+    if config is None:
+        raise TeacherError(
+            f"teacher.model: {file} is a single file, which holds weights alone: teacher.config"
+            f" must name a {kind} directory with its configs, tokenizers and scheduler"
+        )
+    held = pipeline_class(config, "teacher.config")
+    if held != kind:
+        raise TeacherError(
+            f"teacher.config: {config} holds {held}, but teacher.model {file} is a checkpoint of"
+            f" {kind}"
+        )
+    return FILE_OPENERS[kind](config, device, **read_parts(file, config, names))
+
+
+def pipeline_class(folder: Path, key: str = "teacher.model") -> str:
+    """The class that a directory's `model_index.json` names. TeacherError: none that is known.
+
+    `key` is the recipe's, for the sentence.
+    """
     index_file = folder / "model_index.json"
     if not folder.is_dir():
-        raise TeacherError(
-            f"teacher.model: {folder} does not exist; it must be a diffusers directory"
-        )
+        raise TeacherError(f"{key}: {folder} does not exist; it must be a diffusers directory")
     if not index_file.is_file():
-        raise TeacherError(f"teacher.model: {folder} has no model_index.json, so it is no pipeline")
+        raise TeacherError(f"{key}: {folder} has no model_index.json, so it is no pipeline")
     try:
         name = json.loads(index_file.read_text("utf-8")).get("_class_name")
     except (ValueError, AttributeError) as error:
         raise TeacherError(
-            f"teacher.model: {folder} cannot be opened: model_index.json is not JSON ({error})"
+            f"{key}: {folder} cannot be opened: model_index.json is not JSON ({error})"
         ) from error
     if name not in OPENERS:
         known = ", ".join(sorted(OPENERS))
-        raise TeacherError(f"teacher.model: {folder} holds {name}; supported so far: {known}")
+        raise TeacherError(f"{key}: {folder} holds {name}; supported so far: {known}")
     return str(name)

@@ -1,6 +1,7 @@
-"""A diffusers SDXL as one checkpoint in the layout, and under the names, of its publication.
+"""A diffusers pipeline as one checkpoint in the layout, and under the names, of its publication.
 
-Written from the layout itself, the other way round than the reader under test.
+Written from the layouts themselves (SDXL, SD 1.x, SD 2.x), the other way round than the readers
+under test.
 """
 
 import re
@@ -64,6 +65,35 @@ def original_checkpoint(pipe: Any) -> State:
     }
 
 
+def original_sd1(pipe: Any) -> State:
+    """SD 1.x, with what its files hold besides: position numbers, the average, the schedule."""
+    clip = "cond_stage_model.transformer.text_model."
+    return {
+        **original_unet(pipe.unet),
+        **original_vae(pipe.vae),
+        **{f"{clip}{key}": value for key, value in pipe.text_encoder.state_dict().items()},
+        f"{clip}embeddings.position_ids": torch.arange(77)[None],
+        "model_ema.decay": torch.tensor(0.9999),
+        "alphas_cumprod": pipe.scheduler.alphas_cumprod.clone(),
+    }
+
+
+def original_sd2(pipe: Any) -> State:
+    """SD 2.x: its text encoder has a layer and a projection more than the pipeline uses."""
+    encoder = pipe.text_encoder
+    layers = encoder.config.num_hidden_layers
+    named = _open_clip(dict(encoder.state_dict()), layers)
+    first = {key: value for key, value in named.items() if ".resblocks.0." in key}
+    spare = {key.replace(".0.", f".{layers}."): 2 * value for key, value in first.items()}
+    width = encoder.config.hidden_size
+    named |= {**spare, "text_projection": torch.eye(width), "logit_scale": torch.tensor(1.0)}
+    return {
+        **original_unet(pipe.unet),
+        **original_vae(pipe.vae),
+        **{f"cond_stage_model.model.{key}": value for key, value in named.items()},
+    }
+
+
 def original_unet(unet: Any) -> State:
     layers = unet.config.layers_per_block
     keys = unet.state_dict()
@@ -114,8 +144,13 @@ def original_vae(vae: Any) -> State:
 
 
 def original_open_clip(encoder: Any) -> State:
-    state = dict(encoder.text_model.state_dict())
-    for layer in range(encoder.config.num_hidden_layers):
+    named = _open_clip(dict(encoder.text_model.state_dict()), encoder.config.num_hidden_layers)
+    named["text_projection"] = encoder.text_projection.weight.T.contiguous()
+    return {f"conditioner.embedders.1.model.{key}": value for key, value in named.items()}
+
+
+def _open_clip(state: State, layers: int) -> State:
+    for layer in range(layers):
         for kind in ("weight", "bias"):
             parts = [state.pop(f"encoder.layers.{layer}.self_attn.{p}_proj.{kind}") for p in "qkv"]
             state[f"encoder.layers.{layer}.self_attn.in_proj_{kind}"] = torch.cat(parts)
@@ -124,5 +159,4 @@ def original_open_clip(encoder: Any) -> State:
         for ours, theirs in CLIP_NAMES:
             key = re.sub(ours, theirs, key)
         named[key] = value
-    named["text_projection"] = encoder.text_projection.weight.T.contiguous()
-    return {f"conditioner.embedders.1.model.{key}": value for key, value in named.items()}
+    return named
