@@ -147,6 +147,16 @@ def persistent(meta: object) -> Record:
     return Record(facts["class_name"], mapping(facts.get("state"), "an object's state"))
 
 
+def latin1(text: object, coding: object) -> bytes:
+    """Bytes, as pickles before protocol 3 spell them."""
+    if not isinstance(text, str) or coding != "latin1":
+        raise ImportFailure(f"bytes are spelt as {type(text).__name__} in {coding!r}")
+    try:
+        return text.encode("latin1")
+    except UnicodeEncodeError as error:
+        raise ImportFailure(f"bytes are spelt wrongly: {error}") from error
+
+
 def mapping(value: object, what: str) -> Mapping[str, Any]:
     """ImportFailure unless it is a dictionary."""
     if not isinstance(value, Mapping):
@@ -165,6 +175,7 @@ ALLOWED: Mapping[tuple[str, str], object] = {
     ("dnnlib.util", "EasyDict"): Named,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
+    ("_codecs", "encode"): Builder(latin1),
     ("numpy", "dtype"): Builder(number_type),
     ("numpy.core.multiarray", "scalar"): Builder(number),
     ("numpy._core.multiarray", "scalar"): Builder(number),

@@ -146,6 +146,9 @@ def test_a_state_dict_of_another_network_is_refused_by_the_name_that_does_not_fi
     state = small_openai().state_dict()
     with pytest.raises(ImportFailure, match=r"^middle_block\.1\.norm\.bias is missing"):
         from_openai(without(state, "middle_block.1.norm.bias"))
+    straight = {name: value for name, value in state.items() if "input_blocks.3.0.skip" not in name}
+    with pytest.raises(ImportFailure, match=r"^nothing in it becomes down_blocks.*conv_shortcut"):
+        from_openai(straight)
     with pytest.raises(ImportFailure, match=r"^label_emb\.weight is missing.*class-conditional"):
         from_openai(without(state, "label_emb.weight"))
     with pytest.raises(ImportFailure, match=r"^decoder\.weight have no place in a class-cond"):
