@@ -39,7 +39,11 @@ CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 CLIP_XL, OPEN_CLIP_XL = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 # Tensors that mark a checkpoint of SDXL's shape but of another noise schedule.
 OTHER_SCHEDULES = ("edm_mean", "edm_vpred.sigma_max")
-V_PREDICTION = "v_pred"  # marks a checkpoint that predicts v
+# Tensors that mark a checkpoint of one of these settings of its scheduler.
+MARKS = {
+    "v_pred": ("prediction_type", "v_prediction"),
+    "ztsnr": ("rescale_betas_zero_snr", True),
+}
 NAMED = 3  # tensors that a sentence names
 
 State = dict[str, Tensor]
@@ -89,12 +93,11 @@ def read_parts(file: Path, config: Path, names: Iterable[str]) -> Parts:
     """U-Net, VAE and text encoders of a checkpoint, in float32, by their names in a pipeline.
 
     Raises:
-        TeacherError: a config is missing or is another model's, or the scheduler does not predict
-            what the checkpoint says that it predicts.
+        TeacherError: a config is missing or is another model's, or the scheduler is not what the
+            checkpoint is marked for.
     """
     listed = list(names)
-    if V_PREDICTION in listed:
-        check_v_prediction(file, config)
+    check_marks(file, config, listed)
     parts: Parts = {}
     for prefix, (name, read) in PARTS_BY_PREFIX.items():
         if any(key.startswith(prefix) for key in listed):
@@ -103,14 +106,16 @@ def read_parts(file: Path, config: Path, names: Iterable[str]) -> Parts:
     return parts
 
 
-def check_v_prediction(file: Path, config: Path) -> None:
-    """TeacherError: the checkpoint is marked as one of v, the scheduler predicts something else."""
-    kind = read_config(config / "scheduler" / "scheduler_config.json").get("prediction_type")
-    if kind != "v_prediction":
-        raise TeacherError(
-            f"teacher.model: {file} is marked as one that predicts v (it holds {V_PREDICTION}), but"
-            f" the scheduler of teacher.config {config} has prediction_type {kind}"
-        )
+def check_marks(file: Path, config: Path, names: Iterable[str]) -> None:
+    """TeacherError: the checkpoint is marked for another scheduler than the directory's."""
+    scheduler = read_config(config / "scheduler" / "scheduler_config.json")
+    for mark in MARKS.keys() & set(names):
+        setting, value = MARKS[mark]
+        if scheduler.get(setting) != value:
+            raise TeacherError(
+                f"teacher.model: {file} holds {mark}, so its scheduler needs {setting} {value};"
+                f" that of teacher.config {config} has {scheduler.get(setting)}"
+            )
 
 
 def read_config(path: Path) -> dict[str, Any]:

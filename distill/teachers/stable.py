@@ -48,6 +48,12 @@ class StableTeacher(ABC):
                 f"its scheduler {type(pipe.scheduler).__name__} has no alphas_cumprod, as those of"
                 " epsilon and v prediction have"
             )
+        if not pipe.scheduler.alphas_cumprod.all():
+            raise TypeError(
+                f"its scheduler {type(pipe.scheduler).__name__} has a zero terminal SNR"
+                " (rescale_betas_zero_snr), so its last timestep has no noise level; save it with"
+                " EulerDiscreteScheduler in its place, which leaves a signal of 2^-12 there"
+            )
         self.prediction_type: str = pipe.scheduler.config.prediction_type
         check_prediction_type(self.prediction_type)
         self.schedule = NoiseSchedule(pipe.scheduler.alphas_cumprod)

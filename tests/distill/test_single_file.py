@@ -101,15 +101,20 @@ def test_a_file_in_half_precision_becomes_float32(
             assert torch.equal(mine.state_dict()[name], value.half().float())
 
 
-def test_a_file_marked_as_one_of_v_needs_a_scheduler_of_v(
-    state: State, config: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("mark", "setting", "value"),
+    [("v_pred", "prediction_type", "v_prediction"), ("ztsnr", "rescale_betas_zero_snr", True)],
+)
+def test_a_file_marked_for_a_schedule_needs_it(
+    state: State, config: Path, tmp_path: Path, mark: str, setting: str, value: object
 ) -> None:
-    marked = write(tmp_path / "v.safetensors", {**state, "v_pred": torch.zeros(0)})
-    with pytest.raises(TeacherError, match=r"v_pred\), but .* has prediction_type epsilon$"):
+    marked = write(tmp_path / "marked.safetensors", {**state, mark: torch.zeros(0)})
+    sentence = rf"holds {mark}, so its scheduler needs {setting} {value}; that .* has \w+$"
+    with pytest.raises(TeacherError, match=sentence):
         load_teacher(marked, CPU, config)
     other = shutil.copytree(config, tmp_path / "config")
-    edit(other / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
-    assert load_teacher(marked, CPU, other).prediction_type == "v_prediction"
+    edit(other / "scheduler" / "scheduler_config.json", **{setting: value})
+    assert load_teacher(marked, CPU, other).pipe.scheduler.config[setting] == value
 
 
 def test_a_student_of_a_file_is_a_whole_pipeline(file: Path, config: Path, tmp_path: Path) -> None:
