@@ -121,8 +121,8 @@ class Weights:
     def move_attention(self, qkv: tuple[Tensor, Tensor], output: str, new: str) -> None:
         """Queries, keys and values, weight [3, C, C] and bias [3, C]; output a 1x1 convolution."""
         for name, weight, bias in zip("qkv", *qkv, strict=True):
-            self.moved[f"{new}.to_{name}.weight"] = weight.contiguous()
-            self.moved[f"{new}.to_{name}.bias"] = bias.contiguous()
+            self.moved[f"{new}.to_{name}.weight"] = weight.clone()
+            self.moved[f"{new}.to_{name}.bias"] = bias.clone()
         self.moved[f"{new}.to_out.0.weight"] = self.take(f"{output}.weight").flatten(1)
         self.moved[f"{new}.to_out.0.bias"] = self.take(f"{output}.bias")
 

@@ -38,8 +38,9 @@ def import_edm(file: Path, out: Path, report: Report = print) -> Path:
     if out.exists():
         raise ImportFailure(f"{out} exists already; choose another folder")
     adm, weights, sigma_data = read_edm(file)
-    unet = UNet2DModel(**adm.config())
-    unet.load_state_dict(weights)
+    with torch.device("meta"):  # so that no weights are drawn, only to be replaced
+        unet = UNet2DModel(**adm.config())
+    unet.load_state_dict(weights, assign=True)
     scheduler = CMStochasticIterativeScheduler(sigma_data=sigma_data, clip_denoised=False)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

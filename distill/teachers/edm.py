@@ -58,7 +58,8 @@ class EdmTeacher:
 
     def encode(self, texts: Sequence[str], batch: int = 64) -> Condition:
         """Conditions of class numbers, on the CPU. TeacherError: one is none, or out of range."""
-        return Condition({"label": torch.tensor([self._label(text) for text in texts])})
+        labels = [self._label(text) for text in texts]
+        return Condition({"label": torch.tensor(labels, dtype=torch.int64)})
 
     def _label(self, text: str) -> int:
         plain = text.strip()

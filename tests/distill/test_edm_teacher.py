@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distill.data import Samples
 from distill.features import FeatureExtractor
+from distill.run import distil
 from distill.student import save_student
 from distill.teachers.edm import EdmTeacher, heun, heun_sigmas, preconditioning, timestep
 from distill.teachers.opening import load_teacher
@@ -221,3 +222,18 @@ def test_it_is_distilled_like_any_other(folder: Path, tmp_path: Path) -> None:
     assert not torch.equal(moved, teacher.denoiser.conv_in.weight)
     assert moved.isfinite().all()
     assert ConsistencyModelPipeline.from_pretrained(student).scheduler.config.sigma_max == 60
+
+
+def test_a_recipe_of_classes_makes_its_bank_and_its_student(folder: Path, tmp_path: Path) -> None:
+    own = ("positives.prompts=classes.txt", "teacher.guidance_scale=1", "train.steps=2")
+    layers = "drift.layers=[down_blocks.1.attentions.0, mid_block]"
+    recipe = tiny_recipe(tmp_path, folder, *own, layers)
+    (tmp_path / "classes.txt").write_text("2\n0\n3\n")
+    lines: list[str] = []
+    student = distil(recipe, lines.append)
+    assert any("3 prompts, 10 teacher samples each" in line for line in lines)
+    config = ConsistencyModelPipeline.from_pretrained(student).scheduler.config
+    assert (config.sigma_max, config.sigma_min) == (80.0, 0.0)
+    (tmp_path / "classes.txt").write_text("2\n4\n")
+    with pytest.raises(TeacherError, match=r"^class '4' is not one of"):
+        distil(recipe.model_copy(update={"run": tmp_path / "another"}), silent)
