@@ -1,96 +1,44 @@
-"""Evaluation by a judge: caption accuracy, Fréchet distance, mode coverage, time per picture.
+"""Evaluation: what a student's pictures are like, beside its teacher's.
 
-Three generators stand side by side on the same captions and seeds: the teacher in its many guided
-steps, the teacher in one step, and the student in one step. The result is `evaluate.json` and a
-contact sheet; what an earlier call measured on the same models is not measured again.
+Three generators stand side by side on the same conditions and seeds: the teacher in its many guided
+steps, the teacher in one step, and the student in one step. A judge measures them (`judged`), or a
+published protocol of features (`protocol`), or both. The result is `evaluate.json` and a contact
+sheet; what an earlier call measured on the same models in the same way is not measured again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from distill.contact_sheet import save_contact_sheet
-from distill.judge import Judge, Picture, load_judge
-from distill.metrics import frechet_distance, mode_coverage, shares
+from distill.feature_networks import Clip, Inception, load_clip, load_inception
+from distill.figures_table import text_table
+from distill.floor import below_floor, floor_warning
+from distill.generators import Generator, generators
+from distill.judge import load_judge
+from distill.judged import judged, protocol_of
+from distill.presets import preset_of, texts_of
+from distill.protocol import measure_by_features, protocol_of_features
 from distill.recipe import Evaluate, Recipe
+from distill.reference import reference_of
 from distill.stats import write_whole
-from distill.student import level_of
-from distill.teachers.teacher import Condition, Teacher, weights_digest
+from distill.teachers.teacher import Teacher
 
-REFERENCE_ROUNDS = 4  # reference pictures of each caption
-TIMED_RUNS = 9
 SHEET = "contact-sheet.png"
+RESULT = "evaluate.json"
+SHEET_SEEDS = 4
 Report = Callable[[str], None]
-Shares = dict[str, dict[str, float]]
+table = text_table
 
 
-@dataclass(frozen=True)
-class Generator:
-    """A way to make latents of conditions and seeds, and what it is called in the table."""
-
-    name: str
-    sha256: str  # of everything that its pictures depend on
-    latents: Callable[[Condition, Sequence[int]], Tensor]
-
-
-def generators(teacher: Teacher, student: nn.Module | None, recipe: Recipe) -> list[Generator]:
-    """The teacher in many steps and in one, and the student if there is one."""
-    steps, guidance = recipe.teacher.steps, recipe.teacher.guidance_scale
-    last = teacher.last_level
-    weights = teacher.sampling_digest() + teacher.picture_digest()
-    found = [
-        Generator(
-            f"teacher, {steps} steps",
-            digest_of(weights, steps, guidance),
-            lambda c, s: teacher.sample(c, s, steps, guidance),
-        ),
-        Generator(
-            "teacher, 1 step", digest_of(weights, last), one_step(teacher, teacher.denoiser, last)
-        ),
-    ]
-    if student is not None:
-        level = level_of(teacher, recipe)
-        own = weights_digest(student.state_dict())
-        found.append(
-            Generator(
-                "student, 1 step",
-                digest_of(weights, own, level),
-                one_step(teacher, student, level),
-            )
-        )
-    return found
-
-
-def digest_of(*parts: object) -> str:
-    """sha256 over the text of the parts."""
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
-
-
-def one_step(
-    teacher: Teacher, denoiser: nn.Module, level: float
-) -> Callable[[Condition, Sequence[int]], Tensor]:
-    """A denoiser as a generator in one unguided call at `level`."""
-
-    @torch.no_grad()
-    def latents(condition: Condition, seeds: Sequence[int]) -> Tensor:
-        noise = teacher.noise(seeds)
-        return teacher.one_step(denoiser, noise, level, condition.to(teacher.device))
-
-    return latents
+class EvaluationError(ValueError):
+    """An evaluation that asks for what is not there; the text names it."""
 
 
 def run_evaluation(
@@ -98,186 +46,122 @@ def run_evaluation(
 ) -> dict[str, Any]:
     """Measures every generator; writes `evaluate.json` and `contact-sheet.png` in the run folder.
 
-    Returns what `evaluate.json` holds: figures by generator, and how they were measured.
+    Returns what `evaluate.json` holds (docs/evaluation.md).
 
     Raises:
         JudgeError: the judge is missing or incomplete.
+        NetworkError, DataError: a file of the preset is missing or is not what it must be.
+        EvaluationError: the recipe measures the student alone, and there is none yet.
     """
     settings = recipe.evaluate
     assert settings is not None, "the recipe has no evaluate section"
-    assert settings.judge is not None, "the recipe names no judge"
-    judge = load_judge(settings.judge)
-    path = recipe.run / "evaluate.json"
-    protocol = protocol_of(settings)
-    known = read_known(path, protocol)
-    captions = judge.captions(settings.captions, settings.seed)
+    before = read_result(recipe.run / RESULT)
     ways = generators(teacher, student, recipe)
-    new = [way for way in ways if known.get(way.name, {}).get("sha256") != way.sha256]
-    reference = reference_attributes(judge, captions, settings) if new else np.empty(0)
-    figures: dict[str, dict[str, Any]] = {}
-    for way in ways:
-        if way in new:
-            figures[way.name] = measure(way, teacher, judge, captions, reference, settings)
-        else:
-            figures[way.name] = known[way.name]
-            report(f"{way.name}: measured before")
-    add_mode_coverage(figures)
-    result = {"protocol": protocol, "generators": figures}
+    result: dict[str, Any] = {"protocol": {}, "generators": {}}
+    if settings.judge is not None:
+        judge, protocol = load_judge(settings.judge), protocol_of(settings)
+        known = known_in(before, protocol)
+        figures = judged(ways, known, teacher, judge, settings, report)
+        result = {"protocol": protocol, "generators": figures}
+    if (below := below_floor(recipe.run / "stats.jsonl")) is not None:
+        result["below_floor"] = below
+        if below:
+            report(floor_warning(below))
     recipe.run.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
-    if new or not (recipe.run / SHEET).is_file():
-        shown = [*captions[:3], *captions[-3:], *judge.vague_captions()[:6:2]]
-        save_sheet(ways, teacher, shown, recipe)
+    if settings.preset is not None:
+        add_features(result, before, ways, teacher, recipe, report)
+    write_result(recipe.run / RESULT, result)
+    if figures_of(result) != figures_of(before) or not (recipe.run / SHEET).is_file():
+        save_sheet(ways, teacher, sheet_texts(settings), recipe.run / SHEET)
     return result
 
 
-def reference_attributes(
-    judge: Judge, captions: Sequence[str], settings: Evaluate
-) -> np.ndarray[Any, Any]:
-    """Attributes of several rounds of real pictures of the captions: [rounds * captions, D]."""
-    return np.array(
-        [
-            judge.attributes(picture)
-            for number in range(REFERENCE_ROUNDS)
-            for picture in judge.reference(captions, settings.seed + 1 + number)
-        ]
-    )
+def add_features(
+    result: dict[str, Any],
+    before: Mapping[str, Any],
+    ways: Sequence[Generator],
+    teacher: Teacher,
+    recipe: Recipe,
+    report: Report,
+) -> None:
+    """Puts the preset's figures in `result`, which is written after every generator."""
+    settings = recipe.evaluate
+    assert settings is not None, "the recipe has no evaluate section"
+    chosen = [way for way in ways if way.kind in settings.generators]
+    if not chosen:
+        raise EvaluationError("evaluate.generators is student alone, but there is no student yet")
+    inception, clip = open_networks(settings, teacher.device)
+    preset = preset_of(settings)
+    texts = texts_of(settings, preset)
+    protocol = protocol_of_features(settings, preset, texts, inception, clip)
+    known = known_in(before.get("features", {}), protocol)
+    figures: dict[str, Any] = {}
+    result["features"] = {"protocol": protocol, "generators": figures}
+    new = [way for way in chosen if known.get(way.name, {}).get("sha256") != way.sha256]
+    real = reference_of(recipe, preset, inception, report) if new else None
+    for way in chosen:
+        if way in new:
+            assert real is not None, way.name
+            figures[way.name] = measure_by_features(
+                way, teacher, texts, (inception, clip), preset, real, settings
+            )
+            write_result(recipe.run / RESULT, result)
+        else:
+            figures[way.name] = known[way.name]
+            report(f"{way.name}: measured before")
+    if clip is not None and clip.cut_captions:
+        report(f"{clip.cut_captions} captions are longer than CLIP reads and were cut for it")
 
 
-def protocol_of(settings: Evaluate) -> dict[str, Any]:
-    """What figures depend on beside the generator; other figures are not comparable."""
-    assert settings.judge is not None, "the recipe names no judge"
-    return {
-        "captions": settings.captions,
-        "vague_seeds": settings.vague_seeds,
-        "seed": settings.seed,
-        "judge_sha256": digest_of(
-            *(p.read_text("utf-8") for p in sorted(settings.judge.parent.glob("*.py")))
-        ),
-    }
+def open_networks(settings: Evaluate, device: torch.device) -> tuple[Inception, Clip | None]:
+    """The feature networks that a recipe names. NetworkError: one cannot be opened."""
+    clip = None if settings.clip is None else load_clip(settings.clip, device)
+    return load_inception(settings.inception, device), clip
 
 
-def read_known(path: Path, protocol: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Figures of an earlier call under the same protocol."""
-    if not path.is_file():
-        return {}
+def read_result(path: Path) -> dict[str, Any]:
+    """What an earlier call wrote; nothing if it cannot be read."""
     try:
         before = json.loads(path.read_text("utf-8"))
-    except ValueError:
+    except (OSError, ValueError):
         return {}
-    if not isinstance(before, dict) or before.get("protocol") != protocol:
-        return {}
-    return dict(before["generators"])
+    return before if isinstance(before, dict) else {}
 
 
-def measure(
-    way: Generator,
-    teacher: Teacher,
-    judge: Judge,
-    captions: Sequence[str],
-    reference: np.ndarray[Any, Any],
-    settings: Evaluate,
-) -> dict[str, Any]:
-    """All figures of one generator."""
-    pictures = paint(way, teacher, captions, settings)
-    right = [judge.right(c, p) for c, p in zip(captions, pictures, strict=True)]
-    half = (len(captions) + 1) // 2  # the judge lists captions of one object first
-    seen = np.array([judge.attributes(picture) for picture in pictures])
-    figures = {
-        "sha256": way.sha256,
-        "caption_accuracy": statistics.fmean(right),
-        "caption_accuracy_first_half": statistics.fmean(right[:half]),
-        "caption_accuracy_second_half": statistics.fmean(right[half:] or right),
-        "frechet_distance": frechet_distance(seen, reference),
-        "ms_per_picture": time_per_picture_ms(way, teacher, captions[0]),
-    }
-    if settings.vague_seeds:
-        figures["mode_shares"] = vague_shares(way, teacher, judge, settings)
-    return figures
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes `evaluate.json`, whole or not at all."""
+    write_whole(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
 
 
-def paint(
-    way: Generator, teacher: Teacher, captions: Sequence[str], settings: Evaluate
-) -> list[Picture]:
-    """One picture of each caption; the seeds count up from the protocol's."""
-    pictures: list[Picture] = []
-    bar = tqdm(total=len(captions), desc=way.name, unit="img", disable=None, leave=False)
-    with bar:
-        for start in range(0, len(captions), settings.batch):
-            texts = captions[start : start + settings.batch]
-            first = settings.seed + start
-            seeds = range(first, first + len(texts))
-            latents = way.latents(teacher.encode(texts), seeds)
-            pictures.extend(teacher.decode(latents).numpy())
-            bar.update(len(texts))
-    return pictures
+def known_in(before: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Figures of an earlier call under the same protocol."""
+    return dict(before["generators"]) if before.get("protocol") == protocol else {}
 
 
-def vague_shares(way: Generator, teacher: Teacher, judge: Judge, settings: Evaluate) -> Shares:
-    """By vague caption and mode, the share of `vague_seeds` pictures that show it."""
-    found: Shares = {}
-    for caption in judge.vague_captions():
-        pictures = paint(way, teacher, [caption] * settings.vague_seeds, settings)
-        found[caption] = shares([judge.mode(caption, p) for p in pictures], judge.modes(caption))
-    return found
+def figures_of(result: Mapping[str, Any]) -> tuple[object, object]:
+    """All figures by generator, of a judge and of a preset."""
+    return result.get("generators"), result.get("features", {}).get("generators")
 
 
-def add_mode_coverage(figures: Mapping[str, dict[str, Any]]) -> None:
-    """Mode coverage of every generator, against the shares of the first: the many-step teacher."""
-    expected = next(iter(figures.values())).get("mode_shares")
-    if expected is not None:
-        for one in figures.values():
-            one["mode_coverage"] = mode_coverage(one["mode_shares"], expected)
+def sheet_texts(settings: Evaluate) -> list[str]:
+    """What a contact sheet shows: of a judge's captions, or of a preset's classes or captions."""
+    if settings.judge is not None:
+        judge = load_judge(settings.judge)
+        captions = judge.captions(settings.captions, settings.seed)
+        return [*captions[:3], *captions[-3:], *judge.vague_captions()[:6:2]]
+    texts = list(dict.fromkeys(texts_of(settings, preset_of(settings))))
+    return texts[:: -(-len(texts) // 8)]
 
 
-def time_per_picture_ms(way: Generator, teacher: Teacher, caption: str) -> float:
-    """Median time from text to the bytes of a PNG, one picture at a time, in torch."""
-    times = []
-    for seed in range(TIMED_RUNS + 1):
-        start = time.perf_counter()
-        latents = way.latents(teacher.encode([caption]), [seed])
-        buffer = io.BytesIO()
-        Image.fromarray(teacher.decode(latents)[0].numpy()).save(buffer, "PNG", compress_level=1)
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[1:])  # the first is a warm-up
+def sheet_block(way: Generator, teacher: Teacher, texts: Sequence[str]) -> Tensor:
+    """Four pictures of each text, the same seeds for all: uint8 [texts, 4, H, W, 3]."""
+    conditions = [teacher.encode([text]).repeated(SHEET_SEEDS) for text in texts]
+    return torch.stack([teacher.decode(way.latents(c, range(SHEET_SEEDS))) for c in conditions])
 
 
 def save_sheet(
-    ways: Sequence[Generator], teacher: Teacher, captions: Sequence[str], recipe: Recipe
+    ways: Sequence[Generator], teacher: Teacher, texts: Sequence[str], path: Path
 ) -> None:
-    """All generators side by side: a row a caption, four seeds each, the same seeds for all."""
-    condition = teacher.encode(captions).repeated(4)
-    seeds = [seed for _ in captions for seed in range(4)]
-    blocks = [teacher.decode(way.latents(condition, seeds)) for way in ways]
-    save_contact_sheet(
-        [way.name for way in ways],
-        captions,
-        [block.view(len(captions), 4, *block.shape[1:]) for block in blocks],
-        recipe.run / SHEET,
-    )
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The figures as text, one generator a line."""
-    head = ("", "caption accuracy", "Fréchet distance", "mode coverage", "ms/picture")
-    rows = [head]
-    for name, figures in result["generators"].items():
-        coverage = figures.get("mode_coverage")
-        rows.append(
-            (
-                name,
-                f"{100 * figures['caption_accuracy']:.1f} %",
-                f"{figures['frechet_distance']:.3f}",
-                "-" if coverage is None else f"{100 * coverage:.1f} %",
-                f"{figures['ms_per_picture']:.1f}",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    cells = [
-        [
-            cell.rjust(w) if i else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in rows
-    ]
-    return "\n".join("  ".join(row) for row in cells)
+    """All generators side by side: a row a text, four seeds each."""
+    blocks = [sheet_block(way, teacher, texts) for way in ways]
+    save_contact_sheet([way.name for way in ways], texts, blocks, path)

@@ -13,8 +13,10 @@ from PIL import Image
 from tiny_training import CPU, draw, silent, tiny_recipe
 from torch import nn
 
-from distill.evaluate import generators, protocol_of, read_known, run_evaluation, table
+from distill.evaluate import known_in, read_result, run_evaluation, table
+from distill.generators import generators
 from distill.judge import Judge, JudgeError, load_judge
+from distill.judged import protocol_of
 from distill.metrics import frechet_distance
 from distill.recipe import Recipe
 from distill.student import make_student
@@ -219,11 +221,11 @@ def test_figures_that_are_broken_or_of_another_protocol_are_not_taken(
     tmp_path: Path, content: str
 ) -> None:
     path, protocol = tmp_path / "evaluate.json", {"captions": 7}
-    assert read_known(path, protocol) == {}
+    assert known_in(read_result(path), protocol) == {}
     path.write_text(content)
-    assert read_known(path, protocol) == {}
+    assert known_in(read_result(path), protocol) == {}
     path.write_text(json.dumps({"protocol": protocol, "generators": {"a": {"sha256": ""}}}))
-    assert read_known(path, protocol) == {"a": {"sha256": ""}}
+    assert known_in(read_result(path), protocol) == {"a": {"sha256": ""}}
 
 
 def test_the_protocol_is_the_judge_with_all_that_lies_beside_it(judged: Recipe) -> None:
