@@ -67,6 +67,8 @@ def save_student(
     teacher.student_pipeline(denoiser, level).save_pretrained(partial)
     for config in partial.glob("*/config.json"):
         forget_origin(config)
+    for tokenizer in partial.glob("*/tokenizer.json"):
+        forget_use(tokenizer)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -76,3 +78,10 @@ def forget_origin(config: Path) -> None:
     plain = json.loads(config.read_text("utf-8"))
     plain.pop("_name_or_path", None)
     config.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def forget_use(tokenizer: Path) -> None:
+    """Takes out of a saved tokenizer how the last text before it was saved was padded and cut."""
+    plain = json.loads(tokenizer.read_text("utf-8"))
+    plain |= {"truncation": None, "padding": None}
+    tokenizer.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", "utf-8")
