@@ -58,16 +58,17 @@ def main() -> None:
 
 
 def run(recipe: Path, folder: Path, name: str, changes: tuple[str, ...], seed: int) -> None:
-    """One run, unless it is there; latents and the teacher's figures come from the first."""
+    """One run, unless it is there; the teacher's figures come from the first."""
     own = folder_of(folder, name, seed)
     if figures(own) is not None:
         return
     own.mkdir(parents=True, exist_ok=True)
     first = folder_of(folder, "base", 0)
-    for shared in ("latents.safetensors", "evaluate.json"):
-        if own != first and (first / shared).is_file() and not (own / shared).exists():
-            shutil.copy2(first / shared, own / shared)
-    settings = (*LENGTH, *JUDGED, *changes, f"train.seed={seed}", f"run={own}")
+    shared = first / "evaluate.json"
+    if own != first and shared.is_file() and not (own / shared.name).exists():
+        shutil.copy2(shared, own / shared.name)
+    places = (f"run={own}", f"positives.cache={folder / 'pictures'}")
+    settings = (*LENGTH, *JUDGED, *changes, f"train.seed={seed}", *places)
     overrides = [part for setting in settings for part in ("--set", setting)]
     for stage in ("train", "evaluate"):
         print(f"{name}, seed {seed}: {stage}", flush=True)

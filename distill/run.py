@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from distill import checkpoint
-from distill.bank import bank_samples
-from distill.data import Samples, image_samples
+from distill.bank import bank_folder, bank_samples, make_bank
+from distill.data import Samples
+from distill.encoding import picture_samples
 from distill.evaluate import run_evaluation
 from distill.features import check_layers
 from distill.processes import launched, local_index, one_voice, open_processes
@@ -20,6 +21,7 @@ from distill.student import level_of, load_student
 from distill.teachers.opening import load_teacher
 from distill.teachers.teacher import Teacher
 from distill.train import run_training
+from distill.turns import EVERY, Turns
 
 Report = Callable[[str], None]
 SHAPE_OF_A_RUN = ("teacher", "student", "positives", "drift", "train")
@@ -34,6 +36,7 @@ NO_SHAPE = (
     "ema_device",
     "compile",
     "trackers",
+    "cache",
 )
 
 
@@ -82,14 +85,30 @@ def evaluate(recipe: Recipe, report: Report = print) -> dict[str, Any]:
     return run_evaluation(teacher, student, recipe, report)
 
 
+def bank(recipe: Recipe, turns: Turns = EVERY, report: Report = print) -> Path:
+    """Makes the shards of the recipe's bank whose turn it is; returns the bank's folder.
+
+    Raises:
+        ValueError: see `bank.bank_samples`; RecipeError: the recipe's samples are real pictures.
+    """
+    if recipe.positives.source != "teacher":
+        raise RecipeError(
+            f"positives.source is {recipe.positives.source}, so there is no bank to make: a bank"
+            " is of the teacher's samples"
+        )
+    device = pick_device(recipe.train.device)
+    teacher = load_teacher(recipe.teacher.model, device, recipe.teacher.config)
+    prompts = make_bank(teacher, recipe, report, turns)
+    whole = "" if turns.count == 1 else f", the shards of process {turns.index} of {turns.count}"
+    report(f"bank {bank_folder(recipe)}: {len(prompts)} prompts{whole}")
+    return bank_folder(recipe)
+
+
 def open_samples(teacher: Teacher, recipe: Recipe, report: Report) -> Samples:
     """The samples to learn from, made or encoded as far as they are not yet."""
-    positives = recipe.positives
-    if positives.source == "teacher":
+    if recipe.positives.source == "teacher":
         return bank_samples(teacher, recipe, report)
-    assert positives.folder is not None, "the recipe's validation asks for it"
-    cache = recipe.run / "latents.safetensors"
-    return image_samples(teacher, positives.folder, positives.batch, cache, report)
+    return picture_samples(teacher, recipe, report)
 
 
 def check_run_folder(recipe: Recipe, changed: bool = False, report: Report = print) -> None:

@@ -90,14 +90,18 @@ class StableTeacher(ABC):
         return Condition({name: part.float() for name, part in found.parts.items()})
 
     def _check_lengths(self, prompts: Sequence[str]) -> None:
+        for prompt in prompts:
+            if (error := self.length_error(prompt)) is not None:
+                raise TeacherError(error)
+
+    def length_error(self, text: str) -> str | None:
+        """What is wrong with a text that is longer than the tokenizers take; None: it fits."""
         for tokenizer in (getattr(self.pipe, name) for name in self.tokenizers):
             limit: int = tokenizer.model_max_length
-            for prompt in prompts:
-                count = len(tokenizer(prompt).input_ids)
-                if count > limit:
-                    raise TeacherError(
-                        f"prompt {prompt[:60]!r}… has {count} tokens; the limit is {limit}"
-                    )
+            count = len(tokenizer(text).input_ids)
+            if count > limit:
+                return f"prompt {text[:60]!r}… has {count} tokens; the limit is {limit}"
+        return None
 
     def level(self, timestep: int | None, sigma: float | None) -> float:
         """The timestep that pure noise is labelled with. TeacherError: not one of the schedule."""

@@ -19,8 +19,8 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from distill import checkpoint
-from distill.data import read_cache, write_cache
 from distill.noise import NoiseSchedule
+from distill.shards import open_shard, read_note, write_shard
 from distill.teachers.teacher import weights_digest
 
 LEARNING_RATE = 1e-3
@@ -117,10 +117,11 @@ def main() -> None:
     fingerprint = (
         f"{args.pictures} pictures, seed {args.seed}, {weights_digest(pipe.vae.state_dict())}"
     )
-    latents = read_cache(kept, fingerprint, print)
+    known = kept.is_file() and read_note(kept) == fingerprint
+    latents = open_shard(kept)["latents"] if known else None
     data = draw_data(args.pictures, args.seed, pipe.vae, latents)
     if latents is None:
-        write_cache(kept, data[1], fingerprint)
+        write_shard(kept, {"latents": data[1]}, fingerprint)
     print(
         "latents", [round(v, 3) for v in (data[1].mean().item(), data[1].std().item())], flush=True
     )

@@ -1,172 +1,87 @@
-"""Captioned pictures become samples, and every draw of a step is of samples that do not overlap."""
-
-import json
-import shutil
-from pathlib import Path
+"""Every draw of a step is of samples of its prompts that do not overlap."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tiny_training import CPU, draw, silent
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_training import draw
 
 from distill import data
-from distill.data import DataError, Samples, image_samples, read_captions, read_picture
-from distill.teachers.opening import load_teacher
-from distill.teachers.sdxl import SdxlTeacher
-from distill.teachers.teacher import weights_digest
+from distill.data import Choice, DataError, Samples, choose, gather
+from distill.teachers.teacher import Condition, weights_digest
 
 
-def write_pictures(folder: Path, count: int = 5, suffix: str = "png") -> Path:
-    """Pictures of noise, by turns "red" and "blue"; the first is also "a picture"."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    lines = []
-    for number in range(count):
-        name = f"{number}.{suffix}"
-        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-        lines.append({"file_name": name, "text": ("red", "blue")[number % 2]})
-    lines.append({"file_name": f"0.{suffix}", "text": "a picture"})
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n", "utf-8")
-    return folder
+def numbered(sizes: list[int]) -> Samples:
+    """A latent of one number, its own, for every sample of prompts of these sizes."""
+    total = sum(sizes)
+    return Samples(
+        tuple(map(str, range(len(sizes)))),
+        Condition({"prompt": torch.arange(len(sizes))}),
+        torch.arange(total).view(-1, 1, 1, 1),
+        torch.split(torch.randperm(total, generator=torch.Generator().manual_seed(total)), sizes),
+    )
 
 
-def fail(text: str) -> None:
-    raise AssertionError(f"nothing should be encoded again: {text}")
-
-
-def test_captions_group_files_by_text_in_the_files_order(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "pictures")
-    assert read_captions(folder) == {
-        "red": ["0.png", "2.png", "4.png"],
-        "blue": ["1.png", "3.png"],
-        "a picture": ["0.png"],
-    }
-
-
-def test_a_line_that_is_there_twice_counts_once(tmp_path: Path) -> None:
-    line = json.dumps({"file_name": "a.png", "text": "red"}) + "\n"
-    (tmp_path / "metadata.jsonl").write_text(2 * line, "utf-8")
-    assert read_captions(tmp_path) == {"red": ["a.png"]}
-
-
-@pytest.mark.parametrize(
-    "line", ['{"text": "red"', '{"text": "red"}', '{"file_name": "a.png"}', "[1]", '"red"', "3"]
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(6, 9), min_size=1, max_size=5),
+    counts=st.lists(st.integers(1, 2), min_size=1, max_size=3),
+    groups=st.integers(1, 7),
+    seed=st.integers(0, 2**32),
 )
-def test_a_broken_line_is_named_with_its_number(tmp_path: Path, line: str) -> None:
-    good = json.dumps({"file_name": "a.png", "text": "red"})
-    (tmp_path / "metadata.jsonl").write_text(f"{good}\n{line}\n", "utf-8")
-    with pytest.raises(DataError) as error:
-        read_captions(tmp_path)
-    sentence = f"line 2: not an object with file_name and text: {line}"
-    assert str(error.value) == f"{tmp_path / 'metadata.jsonl'}, {sentence}"
-
-
-def test_metadata_that_is_missing_empty_or_no_text_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "metadata.jsonl"
-    with pytest.raises(DataError, match=r"positives.folder: .*metadata.jsonl does not exist"):
-        read_captions(tmp_path)
-    path.write_text("\n\n", "utf-8")
-    with pytest.raises(DataError, match=r"metadata.jsonl is empty: there is no prompt to learn"):
-        read_captions(tmp_path)
-    path.write_bytes(b'{"text": "\xff"}')
-    with pytest.raises(DataError, match=r"metadata.jsonl is not UTF-8"):
-        read_captions(tmp_path)
-
-
-def test_a_picture_of_the_right_size_is_read_to_the_bit(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png", 8)
-    assert picture.shape == (3, 8, 8)
-    assert np.array_equal(((picture + 1) * 127.5).round().permute(1, 2, 0).numpy(), pixels)
-    assert picture.min() >= -1
-    assert picture.max() <= 1
-
-
-@pytest.mark.parametrize(("width", "height"), [(30, 10), (10, 30), (11, 10)])
-def test_a_picture_is_cut_to_its_middle_square(tmp_path: Path, width: int, height: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    picture = ((read_picture(tmp_path / "a.png", 10) + 1) * 127.5).round().permute(1, 2, 0)
-    top, left = (height - 10) // 2, (width - 10) // 2
-    assert np.array_equal(picture.numpy(), pixels[top : top + 10, left : left + 10])
-
-
-def test_a_picture_of_another_size_and_mode_is_made_to_fit(tmp_path: Path) -> None:
-    Image.new("L", (30, 20), 255).save(tmp_path / "a.png")
-    assert torch.equal(read_picture(tmp_path / "a.png", 4), torch.ones(3, 4, 4))
-
-
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture")
-    whole = write_pictures(tmp_path / "pictures", 1) / "0.png"
-    (tmp_path / "torn.png").write_bytes(whole.read_bytes()[:3000])
-    for name, cause in (("text", "cannot identify"), ("torn", "truncated"), ("no", "No such file")):
-        with pytest.raises(DataError, match=rf"picture .*{name}\.png cannot be read: .*{cause}"):
-            read_picture(tmp_path / f"{name}.png", 8)
-
-
-def test_pictures_become_latents_grouped_by_text(teacher: SdxlTeacher, tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "pictures")
-    samples = image_samples(teacher, folder, 2, tmp_path / "cache.safetensors", silent)
-    assert samples.prompts == ("red", "blue", "a picture")
-    assert [members.tolist() for members in samples.members] == [[0, 2, 4], [1, 3], [0]]
-    third = teacher.encode_pictures(read_picture(folder / "2.png", 64)[None])[0]
-    assert torch.allclose(samples.latents[2], third, atol=1e-5)
-    assert samples.latents.std() > 0.01
-    blue = teacher.encode(["blue"])
-    assert torch.allclose(samples.conditions.parts["prompt"][1], blue.parts["prompt"][0], atol=1e-5)
-
-
-def test_latents_are_kept_until_a_picture_or_a_caption_changes(
-    teacher: SdxlTeacher, tmp_path: Path
+def test_draws_of_any_samples_never_overlap(
+    sizes: list[int], counts: list[int], groups: int, seed: int
 ) -> None:
-    folder, cache = write_pictures(tmp_path / "pictures", suffix="bmp"), tmp_path / "c.safetensors"
-    before = image_samples(teacher, folder, 4, cache, silent).latents
-    assert torch.equal(image_samples(teacher, folder, 4, cache, fail).latents, before)
-    shutil.copyfile(folder / "1.bmp", folder / "0.bmp")  # another picture of as many bytes
-    lines: list[str] = []
-    after = image_samples(teacher, folder, 4, cache, lines.append).latents
-    assert lines == [f"encoding 5 pictures of {folder}"]
-    assert torch.equal(after[0], after[1])
-    metadata = folder / "metadata.jsonl"
-    metadata.write_text(metadata.read_text().replace("blue", "green"))
-    assert image_samples(teacher, folder, 4, cache, lines.append).prompts[1] == "green"
-    assert len(lines) == 2
+    samples = numbered(sizes)
+    drawn = data.draw(samples, groups, counts, np.random.default_rng(seed))
+    picked = torch.cat(drawn.parts, dim=1).flatten(1)
+    prompts = drawn.conditions.parts["prompt"]
+    assert [part.shape[:2] for part in drawn.parts] == [(groups, count) for count in counts]
+    for prompt, row in zip(prompts.tolist(), picked, strict=True):
+        assert len(row.unique()) == len(row)
+        assert set(row.tolist()) <= set(samples.members[prompt].tolist())
+    assert len(prompts.unique()) == min(groups, len(sizes)) or groups > len(sizes)
 
 
-def test_latents_of_another_vae_are_not_taken(tiny_sdxl: Path, tmp_path: Path) -> None:
-    folder, cache = write_pictures(tmp_path / "pictures"), tmp_path / "cache.safetensors"
-    other = load_teacher(tiny_sdxl, CPU)
-    before = image_samples(other, folder, 4, cache, silent).latents
-    other.pipe.vae.quant_conv.weight.mul_(2)
-    lines: list[str] = []
-    assert not torch.equal(image_samples(other, folder, 4, cache, lines.append).latents, before)
-    assert len(lines) == 1
+@settings(max_examples=20, deadline=None)
+@given(size=st.integers(2, 30), seed=st.integers(0, 2**32))
+def test_a_draw_of_all_covers_every_sample_once(size: int, seed: int) -> None:
+    samples = numbered([size])
+    drawn = data.draw(samples, 1, (1, size - 1), np.random.default_rng(seed))
+    assert sorted(torch.cat(drawn.parts, dim=1).flatten().tolist()) == list(range(size))
 
 
-def test_a_broken_cache_is_named_and_made_again(teacher: SdxlTeacher, tmp_path: Path) -> None:
-    folder, cache = write_pictures(tmp_path / "pictures"), tmp_path / "cache.safetensors"
-    before = image_samples(teacher, folder, 4, cache, silent).latents
-    cache.write_bytes(cache.read_bytes()[:100])
-    lines: list[str] = []
-    assert torch.equal(image_samples(teacher, folder, 4, cache, lines.append).latents, before)
-    assert f"{cache} is broken" in lines[0]
-    assert list(tmp_path.glob("*.partial")) == []
+def test_over_many_draws_every_sample_has_its_turn_as_often() -> None:
+    samples, rng = numbered([8, 8]), np.random.default_rng(0)
+    picked = [choose(samples, 1, (2, 1), rng).rows for _ in range(2000)]
+    counts = torch.cat([torch.cat(rows, dim=1).flatten() for rows in picked]).bincount()
+    assert len(counts) == 16
+    expected = 2000 * 3 / 16
+    assert (counts - expected).abs().max() < 5 * expected**0.5
 
 
-def test_a_missing_picture_is_named(teacher: SdxlTeacher, tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "pictures")
-    (folder / "3.png").unlink()
-    with pytest.raises(DataError, match=r"picture .*3\.png cannot be read: .*No such file"):
-        image_samples(teacher, folder, 4, tmp_path / "cache.safetensors", silent)
-    assert not (tmp_path / "cache.safetensors").exists()
+def test_what_a_process_reads_of_a_draw_does_not_change_the_draw(samples: Samples) -> None:
+    whole = data.draw(samples, 3, (4, 2), np.random.default_rng(3))
+    for own in (slice(0, 1), slice(1, 3), slice(3, 3)):
+        part = data.draw(samples, 3, (4, 2), np.random.default_rng(3), own)
+        assert torch.equal(part.parts[0], whole.parts[0][own])
+        assert torch.equal(part.choice.rows[1], whole.choice.rows[1][own])
+        assert torch.equal(part.conditions.parts["prompt"], whole.conditions.parts["prompt"][own])
+
+
+def test_a_choice_says_which_samples_are_read(samples: Samples) -> None:
+    choice = Choice(torch.tensor([2, 0]), (torch.tensor([[20], [0]]), torch.tensor([[29], [5]])))
+    drawn = gather(samples, choice)
+    assert torch.equal(drawn.parts[1][0, 0], samples.latents[torch.tensor(29)])
+    assert torch.equal(
+        drawn.conditions.parts["pooled"], samples.conditions[choice.prompts].parts["pooled"]
+    )
+    assert drawn.choice is choice
 
 
 def test_the_parts_of_a_draw_are_of_one_prompt_and_never_overlap(samples: Samples) -> None:
-    row = {latent.numpy().tobytes(): i for i, latent in enumerate(samples.latents)}
+    row = {latent.numpy().tobytes(): i for i, latent in enumerate(samples.latents[:])}
     seen: set[int] = set()
     for seed in range(20):
         drawn = data.draw(samples, 2, (4, 2, 3), np.random.default_rng(seed))

@@ -178,7 +178,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_the_run_resumes(
 
 
 def poisoned(samples: Samples) -> Samples:
-    nothing = torch.full_like(samples.latents, torch.nan)
+    nothing = torch.full_like(samples.latents[:], torch.nan)
     return Samples(samples.prompts, samples.conditions, nothing, samples.members)
 
 

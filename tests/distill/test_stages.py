@@ -38,7 +38,7 @@ def test_a_run_may_begin_from_captioned_pictures(tiny_sdxl: Path, tmp_path: Path
     lines: list[str] = []
     student = distil(recipe, lines.append)
     assert lines == [f"encoding 12 pictures of {tmp_path / 'pictures'}"]
-    assert (recipe.run / "latents.safetensors").is_file()
+    assert (recipe.run / "pictures" / "shard-00000.safetensors").is_file()
     assert load_student(load_teacher(tiny_sdxl, CPU), student).training is False
     first, second = whole_lines(recipe.run / "stats.jsonl")
     assert "floor/mid_block/r0.1" not in first  # 6 of a prompt are positives and anchors already
