@@ -54,7 +54,9 @@ class FeatureExtractor:
         or a window does not divide a layer's map, or a layer is never run (a bare list of blocks,
         say).
         """
-        seen = self._run(forward) if self._modules else {}
+        found = self._run(forward) if self._modules else {}
+        # Not in the hook: a block whose activations are computed again must do the same then.
+        seen = {name: pooled(name, hidden, self.pool) for name, hidden in found.items()}
         if any(name == SAMPLE for name, _ in self.layers.values()):
             assert sample is not None, f"layers {[*self.layers]} name the sample: none was given"
             seen[SAMPLE] = sample.float()
@@ -69,7 +71,7 @@ class FeatureExtractor:
         def hook_of(name: str) -> Callable[[nn.Module, object, object], None]:
             def hook(module: nn.Module, inputs: object, output: object) -> None:
                 if name not in seen:
-                    seen[name] = pooled(name, self._hidden(name, output), self.pool)
+                    seen[name] = self._hidden(name, output)
                 if len(seen) == len(self._modules):
                     raise _EnoughSeenError
 
