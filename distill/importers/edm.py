@@ -63,6 +63,11 @@ def read_edm(file: Path) -> tuple[Adm, dict[str, Tensor], float]:
         return *from_openai(content), SIGMA_DATA
     except ImportFailure as error:
         raise ImportFailure(f"{file} cannot be imported: {error}") from error
+    except (RuntimeError, IndexError, ValueError) as error:  # torch, about shapes
+        reason = str(error).splitlines()[0]
+        raise ImportFailure(
+            f"{file} cannot be imported: a weight's shape does not fit this network: {reason}"
+        ) from error
 
 
 def read_state(file: Path) -> Mapping[str, Tensor]:
@@ -79,7 +84,9 @@ def read_state(file: Path) -> Mapping[str, Tensor]:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
         raise ImportFailure(f"{file} is refused: {cause(error)}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise ImportFailure(f"{file} holds {type(state).__name__}, not a state dict of tensors")
     return state
 

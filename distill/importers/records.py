@@ -23,6 +23,7 @@ from torch import Tensor
 from distill.importers.failure import ImportFailure
 
 MAX_BYTES = 8 * 2**30  # the largest file that is read; the published ones have about 1.2e9
+DEEPEST = 32  # modules within modules
 NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "i4": "i", "i8": "q", "u1": "B", "b1": "?"}
 
 
@@ -231,7 +232,12 @@ def read_records(path: Path) -> Any:
 
 
 def weights_of(record: Record, prefix: str = "") -> dict[str, Tensor]:
-    """The state dict of a module's record: parameters and buffers by dotted name."""
+    """The state dict of a module's record: parameters and buffers by dotted name.
+
+    ImportFailure: a module's children are no dictionary, or a module lies within itself.
+    """
+    if prefix.count(".") > DEEPEST:
+        raise ImportFailure(f"its modules are nested more than {DEEPEST} deep")
     found: dict[str, Tensor] = {}
     for kind in ("_parameters", "_buffers"):
         for name, value in mapping(record.state.get(kind, {}), kind).items():

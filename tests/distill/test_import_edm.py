@@ -23,6 +23,7 @@ from distill.importers.failure import ImportFailure
 from distill.importers.noise_features import SIGMAS, combination
 from distill.importers.nvlabs_edm import from_dhariwal
 from distill.importers.openai_edm import from_openai
+from distill.importers.records import Record, weights_of
 from distill.teachers.edm import EdmTeacher
 from distill.teachers.opening import load_teacher
 
@@ -185,6 +186,30 @@ def test_a_pickle_of_another_network_is_refused(
     with pytest.raises(ImportFailure, match=f"^{path} cannot be imported: {sentence}"):
         import_edm(path, tmp_path / "teacher", silent)
     assert not (tmp_path / "teacher").exists()
+
+
+def test_weights_whose_shapes_do_not_fit_are_refused(tmp_path: Path) -> None:
+    state = small_openai().state_dict()
+    path = tmp_path / "odd.pt"
+    for name, odd in (
+        ("middle_block.1.qkv.weight", torch.zeros(7, 128, 1, 1)),
+        ("label_emb.weight", torch.tensor(0.0)),
+        ("input_blocks.1.0.out_layers.3.weight", torch.zeros(30, 30, 3, 3)),
+    ):
+        torch.save({**state, name: odd}, path)
+        with pytest.raises(ImportFailure, match=f"^{path} cannot be imported: .* shape "):
+            import_edm(path, tmp_path / "teacher", silent)
+    torch.save({3: torch.zeros(1)}, path)
+    with pytest.raises(ImportFailure, match=f"^{path} holds dict, not a state dict of tensors$"):
+        import_edm(path, tmp_path / "teacher", silent)
+
+
+def test_a_module_that_holds_itself_is_refused() -> None:
+    inner: dict[str, object] = {}
+    record = Record("Ring", inner)
+    inner["_modules"] = {"itself": record}
+    with pytest.raises(ImportFailure, match="its modules are nested more than 32 deep"):
+        weights_of(record)
 
 
 def test_a_folder_that_is_there_is_left_alone(openai_file: Path, tmp_path: Path) -> None:
