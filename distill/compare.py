@@ -137,9 +137,9 @@ def save_comparison_sheet(runs: Sequence[Run], path: Path) -> None:
     blocks: list[Tensor] = []
     opened: dict[Path, Teacher] = {}
     for run in runs:
-        model = run.recipe.teacher.model
+        model, config = run.recipe.teacher.model, run.recipe.teacher.config
         if model not in opened:
-            opened = {model: load_teacher(model, pick_device(run.recipe.train.device))}
+            opened = {model: load_teacher(model, pick_device(run.recipe.train.device), config)}
         blocks.append(sheet_block(student_of(run, opened[model]), opened[model], texts))
     height, width = blocks[0].shape[2:4]
     fitted = [resized(block, int(width), int(height)) for block in blocks]

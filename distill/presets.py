@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distill.prompts import read_prompts
 from distill.data import DataError
+from distill.prompts import read_prompts
 from distill.recipe import Evaluate
 
-NEIGHBOUR_IMAGES = 10_000  # precision and recall compare every pair: so many at most, of each kind
+NEIGHBOUR_IMAGES = 10_000  # precision and recall compare every pair: no more of each kind
 CLIP_PX = 256
 
 

@@ -178,6 +178,9 @@ class Drift(Section):
     samples: Annotated[int, Field(ge=2)] = Field(description="student samples per group (N)")
     positives: Count = Field(description="positives per group (P)")
     anchors: Annotated[int, Field(ge=2)] = Field(4, description="anchors per group (A)")
+    cached_draws: Annotated[int, Field(ge=0)] = Field(
+        0, description="keep features of positives and anchors at so many noise draws; 0 = off"
+    )
 
     @field_validator("sigma")
     @classmethod
@@ -262,7 +265,7 @@ class Evaluate(Section):
         None, description="preset: folder of real pictures, for all that reference does not hold"
     )
     prompts: Path | None = Field(None, description="coco10k: captions, a file")
-    images: Annotated[int, Field(ge=2)] | None = Field(
+    images: Annotated[int, Field(ge=6)] | None = Field(
         None, description="preset: pictures of each generator; none: as published"
     )
     classes: Count | None = Field(None, description="imagenet64: classes; none: 1000")
