@@ -110,7 +110,6 @@ class Processes:
             return student
         return DistributedDataParallel(
             student,
-            broadcast_buffers=False,
             find_unused_parameters=True,
             gradient_as_bucket_view=True,
         )
