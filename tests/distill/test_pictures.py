@@ -1,0 +1,69 @@
+"""Pictures of any size and mode become squares."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from picture_folders import write_pictures
+from PIL import Image
+
+from distill.data import DataError
+from distill.pictures import read_picture, unit_range
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_picture_of_the_right_size_is_read_to_the_bit(tmp_path: Path) -> None:
+    Image.fromarray(noise(8, 8)).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png", 8, "lanczos")
+    assert np.array_equal(picture.permute(1, 2, 0).numpy(), noise(8, 8))
+    assert torch.equal(picture, read_picture((tmp_path / "a.png").read_bytes(), 8, "adm"))
+
+
+def test_the_unit_range_is_minus_one_to_one() -> None:
+    assert unit_range(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(((unit_range(every) + 1) * 127.5).round().to(torch.uint8), every)
+
+
+@pytest.mark.parametrize("way", ["lanczos", "adm"])
+@pytest.mark.parametrize(("width", "height"), [(30, 10), (10, 30), (11, 10)])
+def test_a_picture_is_cut_to_its_middle_square(
+    tmp_path: Path, width: int, height: int, way: str
+) -> None:
+    pixels = noise(height, width)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png", 10, way).permute(1, 2, 0)  # type: ignore[arg-type]
+    top, left = (height - 10) // 2, (width - 10) // 2
+    assert np.array_equal(picture.numpy(), pixels[top : top + 10, left : left + 10])
+
+
+@pytest.mark.parametrize("way", ["lanczos", "adm"])
+def test_a_picture_of_another_size_and_mode_is_made_to_fit(tmp_path: Path, way: str) -> None:
+    Image.new("L", (30, 20), 255).save(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png", 4, way)  # type: ignore[arg-type]
+    assert torch.equal(picture, torch.full((3, 4, 4), 255, dtype=torch.uint8))
+
+
+def test_adm_halves_by_the_mean_of_two_by_two(tmp_path: Path) -> None:
+    pixels = noise(16, 16)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    halved = pixels.reshape(8, 2, 8, 2, 3).mean((1, 3))
+    picture = read_picture(tmp_path / "a.png", 8, "adm").permute(1, 2, 0).numpy()
+    assert np.abs(picture - halved).max() <= 1
+    other = read_picture(tmp_path / "a.png", 8, "lanczos").permute(1, 2, 0).numpy()
+    assert np.abs(other - halved).max() > 5
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    whole = write_pictures(tmp_path / "pictures", 1) / "0.png"
+    (tmp_path / "torn.png").write_bytes(whole.read_bytes()[:3000])
+    for name, cause in (("text", "cannot identify"), ("torn", "truncated"), ("no", "No such file")):
+        with pytest.raises(DataError, match=rf"picture .*{name}\.png cannot be read: .*{cause}"):
+            read_picture(tmp_path / f"{name}.png", 8, "lanczos")
+    with pytest.raises(DataError, match="picture row 3 cannot be read: cannot identify"):
+        read_picture(b"", 8, "lanczos", "row 3")

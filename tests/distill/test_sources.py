@@ -1,0 +1,113 @@
+"""Captioned files and class folders become entries in a fixed order."""
+
+import json
+from pathlib import Path
+
+import pytest
+from picture_folders import write_classes, write_pictures
+
+from distill.data import DataError
+from distill.sources import captioned_files, class_files, grouped
+
+
+def groups_of(folder: Path) -> dict[str, list[str]]:
+    """File names by text."""
+    entries = list(captioned_files(folder).entries(0))
+    groups = grouped([entry.texts for entry in entries])
+    return {t: [Path(entries[row].name).name for row in rows] for t, rows in groups.items()}
+
+
+def test_captions_group_files_by_text_in_the_files_order(tmp_path: Path) -> None:
+    assert groups_of(write_pictures(tmp_path / "pictures")) == {
+        "red": ["0.png", "2.png", "4.png"],
+        "blue": ["1.png", "3.png"],
+        "a picture": ["0.png"],
+    }
+
+
+def test_entries_begin_anywhere(tmp_path: Path) -> None:
+    files = captioned_files(write_pictures(tmp_path / "pictures"))
+    assert list(files.entries(3)) == list(files.entries(0))[3:]
+    assert list(files.entries(5)) == []
+    assert files.count == 5
+    assert files.texts() == ["red", "a picture", "blue"]
+
+
+def test_a_line_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    line = json.dumps({"file_name": "a.png", "text": "red"}) + "\n"
+    (tmp_path / "metadata.jsonl").write_text(2 * line, "utf-8")
+    assert groups_of(tmp_path) == {"red": ["a.png"]}
+
+
+@pytest.mark.parametrize(
+    "line", ['{"text": "red"', '{"text": "red"}', '{"file_name": "a.png"}', "[1]", '"red"', "3"]
+)
+def test_a_broken_line_is_named_with_its_number(tmp_path: Path, line: str) -> None:
+    good = json.dumps({"file_name": "a.png", "text": "red"})
+    (tmp_path / "metadata.jsonl").write_text(f"{good}\n{line}\n", "utf-8")
+    with pytest.raises(DataError) as error:
+        captioned_files(tmp_path)
+    sentence = f"line 2: not an object with file_name and text: {line}"
+    assert str(error.value) == f"{tmp_path / 'metadata.jsonl'}, {sentence}"
+
+
+def test_metadata_that_is_missing_empty_or_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.jsonl"
+    with pytest.raises(DataError, match=r"positives.folder: .*metadata.jsonl does not exist"):
+        captioned_files(tmp_path)
+    path.write_text("\n\n", "utf-8")
+    with pytest.raises(DataError, match=r"metadata.jsonl is empty: there is no prompt to learn"):
+        captioned_files(tmp_path)
+    path.write_bytes(b'{"text": "\xff"}')
+    with pytest.raises(DataError, match=r"metadata.jsonl is not UTF-8"):
+        captioned_files(tmp_path)
+
+
+def test_class_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    files = class_files(write_classes(tmp_path / "c", ("10", "2"), 2, 4))
+    assert files.texts() == ["2", "10"]
+    assert [entry.texts for entry in files.entries(0)] == [((2, "2"),)] * 2 + [((10, "10"),)] * 2
+    assert grouped([entry.texts for entry in files.entries(0)]) == {"2": [0, 1], "10": [2, 3]}
+
+
+def test_class_folders_may_be_named_by_a_list(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "c", ("cat", "ant"), 1, 4)
+    (folder / "classes.txt").write_text("cat\ndog\nant\n")
+    (folder / "cat" / "notes.txt").write_text("no picture")
+    names = [
+        (Path(entry.name).parent.name, entry.texts) for entry in class_files(folder).entries(0)
+    ]
+    assert names == [("cat", ((0, "0"),)), ("ant", ((2, "2"),))]
+
+
+def test_class_folders_that_are_not_what_they_must_be_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    with pytest.raises(DataError, match=r"positives\.folder: .*c does not exist"):
+        class_files(folder)
+    folder.mkdir()
+    with pytest.raises(DataError, match="holds no folder of a class"):
+        class_files(folder)
+    (folder / "cat").mkdir()
+    with pytest.raises(
+        DataError, match=r"c/cat is named neither by a number nor in .*classes\.txt"
+    ):
+        class_files(folder)
+    (folder / "classes.txt").write_text("dog\n")
+    with pytest.raises(DataError, match=r"class folder .*cat is not named in .*classes\.txt"):
+        class_files(folder)
+    (folder / "classes.txt").write_text("cat\ncrane\ncrane\n")
+    with pytest.raises(DataError, match=r"classes\.txt, line 3: crane is there twice"):
+        class_files(folder)
+    (folder / "classes.txt").write_text("cat\n")
+    with pytest.raises(DataError, match=r"class folder .*cat holds no picture"):
+        class_files(folder)
+
+
+def test_a_fingerprint_sees_files_and_texts(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", suffix="bmp")
+    before = captioned_files(folder).fingerprint()
+    assert captioned_files(folder).fingerprint() == before
+    (folder / "1.bmp").write_bytes((folder / "2.bmp").read_bytes())
+    changed = captioned_files(folder).fingerprint()
+    (folder / "1.bmp").unlink()
+    assert len({before, changed, captioned_files(folder).fingerprint()}) == 3
