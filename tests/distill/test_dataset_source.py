@@ -1,0 +1,177 @@
+"""Data sets of every local form become entries; one that is not what it must be is named."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from picture_folders import write_pictures
+from PIL import Image
+from tiny_training import silent, tiny_recipe
+
+from distill.data import DataError
+from distill.dataset_source import DatasetSource
+from distill.encoding import picture_samples
+from distill.recipe import Dataset
+from distill.teachers.sdxl import SdxlTeacher
+
+TEXTS = ("red", "blue", "red", "a picture", "blue")
+
+
+@pytest.fixture(autouse=True)
+def quiet_bars() -> None:
+    datasets.disable_progress_bars()
+
+
+def png(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_parquet(folder: Path, plain: bool = False, texts: object = TEXTS) -> Path:
+    folder.mkdir(parents=True)
+    images = [png(n) if plain else {"bytes": png(n), "path": f"{n}.png"} for n in range(5)]
+    table = pa.table({"image": images, "text": list(texts)})  # type: ignore[call-overload]
+    pq.write_table(table, folder / "train-00000.parquet", row_group_size=2)
+    return folder
+
+
+def write_tars(folder: Path) -> Path:
+    """Two tars of three samples: a picture, a text and a JSON each."""
+    folder.mkdir(parents=True)
+    for number in range(6):
+        files = {"png": png(number), "txt": TEXTS[number % 5].encode()}
+        files["json"] = json.dumps({"caption": f"number {number}"}).encode()
+        with tarfile.open(folder / f"{number // 3:03d}.tar", "a") as tar:
+            for suffix, content in files.items():
+                info = tarfile.TarInfo(f"{number:04d}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return folder
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of `datasets` lies in the test's own folder."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("streaming", [True, False])
+def test_parquet_rows_are_entries(
+    tmp_path: Path, cached: None, streaming: bool, plain: bool
+) -> None:
+    folder = write_parquet(tmp_path / "data", plain)
+    source = DatasetSource(Dataset(path=str(folder), streaming=streaming))
+    entries = list(source.entries(0))
+    assert [entry.content for entry in entries] == [png(n) for n in range(5)]
+    assert [entry.texts for entry in entries] == [((n, text),) for n, text in enumerate(TEXTS)]
+    assert entries[3].name == f"{folder}, row 3"
+    assert list(source.entries(3)) == entries[3:]
+    assert source.count == (None if streaming else 5)
+
+
+def test_a_single_file_and_a_limit(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "data")
+    path = str(folder / "train-00000.parquet")
+    assert len(list(DatasetSource(Dataset(path=path, limit=3)).entries(1))) == 2
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_tars_are_entries(tmp_path: Path, cached: None, streaming: bool) -> None:
+    folder = write_tars(tmp_path / "data")
+    plain = Dataset(path=str(folder), image="png", text="txt", streaming=streaming)
+    assert [e.texts[0][1] for e in DatasetSource(plain).entries(0)] == [*TEXTS, "red"]
+    settings = plain.model_copy(update={"text": "json.caption"})
+    entries = list(DatasetSource(settings).entries(2))
+    assert [entry.texts for entry in entries] == [((n, f"number {n}"),) for n in range(2, 6)]
+    assert [entry.content for entry in entries] == [png(n) for n in range(2, 6)]
+
+
+def test_a_folder_of_pictures_is_a_data_set_too(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", 3)
+    source = DatasetSource(Dataset(path=str(folder)))
+    (folder / "1.png").write_bytes(b"no picture")
+    entries = list(source.entries(0))
+    assert [Path(str(entry.content)).name for entry in entries[:3]] == ["0.png", "1.png", "2.png"]
+
+
+def test_what_save_to_disk_wrote_is_opened(tmp_path: Path) -> None:
+    columns = {"image": [png(n) for n in range(3)], "text": [0, 1, 0]}
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "one")
+    source = DatasetSource(Dataset(path=str(tmp_path / "one")))
+    assert [entry.texts[0][1] for entry in source.entries(0)] == ["0", "1", "0"]
+    whole = datasets.DatasetDict({"test": datasets.Dataset.from_dict(columns)})
+    whole.save_to_disk(tmp_path / "several")
+    source = DatasetSource(Dataset(path=str(tmp_path / "several"), split="test"))
+    assert source.count == 3
+
+
+def test_several_captions_of_a_picture_are_texts_of_it(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "data", texts=[["red", "blue"]] + [["red"]] * 4)
+    first = next(DatasetSource(Dataset(path=str(folder))).entries(0))
+    assert first.texts == ((0, "red"), (0, "blue"))
+
+
+@pytest.mark.parametrize("text", [None, 1.5, True, []])
+def test_a_text_that_is_none_is_named_with_its_row(tmp_path: Path, text: object) -> None:
+    folder = write_parquet(tmp_path / "data", texts=[text] * 5)
+    source = DatasetSource(Dataset(path=str(folder)))
+    with pytest.raises(DataError, match=r"data, row 0: text is .*, neither a text nor a number"):
+        list(source.entries(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"path": "nowhere"}, r"positives\.dataset: nowhere cannot be read: it does not exist"),
+        ({"split": "test"}, r"data cannot be read: Bad split: test. Available splits: \['train'\]"),
+        ({"image": "photo"}, r"dataset\.image: .* has no column 'photo'; it has image, text"),
+        ({"text": "json.caption"}, r"dataset\.text: .* has no column 'json'; it has image, text"),
+        ({"path": __file__}, r"cannot be read: a file must end in \.parquet, \.tar, \.arrow"),
+        ({"path": "hub:no/no"}, r"hub:no/no cannot be read: Couldn't reach 'no/no' on the Hub"),
+    ],
+)
+def test_a_data_set_that_is_not_there_is_named(
+    tmp_path: Path, settings: dict[str, str], sentence: str
+) -> None:
+    folder = write_parquet(tmp_path / "data")
+    with pytest.raises(DataError, match=sentence):
+        DatasetSource(Dataset(**{"path": str(folder), **settings}))  # type: ignore[arg-type]
+
+
+def test_a_torn_file_is_named(tmp_path: Path) -> None:
+    folder = write_tars(tmp_path / "data")
+    source = DatasetSource(Dataset(path=str(folder), image="png", text="txt"))
+    tar = folder / "001.tar"
+    tar.write_bytes(tar.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"positives\.dataset: .*data cannot be read: "):
+        list(source.entries(0))
+
+
+def test_a_fingerprint_sees_files_and_settings_but_not_the_way_of_reading(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "data")
+    before = DatasetSource(Dataset(path=str(folder))).fingerprint()
+    assert DatasetSource(Dataset(path=str(folder), limit=2)).fingerprint() != before
+    write_parquet(folder / "more")
+    assert DatasetSource(Dataset(path=str(folder))).fingerprint() != before
+
+
+def test_rows_become_samples(teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data")
+    recipe = tiny_recipe(
+        tmp_path, tiny_sdxl, "positives={source: images, dataset: {path: data}, batch: 2}"
+    )
+    lines: list[str] = []
+    samples = picture_samples(teacher, recipe, lines.append)
+    assert lines == [f"encoding the pictures of {tmp_path / 'data'}"]
+    assert samples.prompts == ("red", "blue", "a picture")
+    assert [members.tolist() for members in samples.members] == [[0, 2], [1, 4], [3]]
+    again = picture_samples(teacher, recipe, silent)
+    assert again.latents[:].equal(samples.latents[:])
