@@ -36,7 +36,7 @@ def clip(clip_folder: Path) -> Clip:
 @torch.no_grad()
 def test_inception_is_given_planes_of_values_up_to_255(tmp_path: Path) -> None:
     inception = load_inception(save_network(tiny_inception(), tmp_path / "inception.pt"), CPU)
-    pictures = torch.randint(0, 256, (3, 9, 11, 3), dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (3, 29, 41, 3), dtype=torch.uint8)
     expected = tiny_inception()(pictures.permute(0, 3, 1, 2), return_features=True)
     assert torch.allclose(inception(pictures), expected, atol=1e-6)
     assert torch.allclose(inception(pictures.float()), expected, atol=1e-6)

@@ -22,7 +22,7 @@ class TinyInception(nn.Module):
 
     def __init__(self, features: int = FEATURES, spoilt: bool = False) -> None:
         super().__init__()
-        self.filters = nn.Conv2d(3, features, 5, stride=2)
+        self.filters = nn.Conv2d(3, features, 5, stride=8)
         self.spoilt = spoilt
 
     def forward(self, img: Tensor, return_features: bool = False) -> Tensor:
