@@ -14,6 +14,7 @@ from distill.bank import bank_folder, bank_samples, make_bank
 from distill.data import Samples
 from distill.encoding import picture_samples
 from distill.evaluate import run_evaluation
+from distill.feature_cache import open_feature_cache
 from distill.features import check_layers
 from distill.processes import launched, local_index, one_voice, open_processes
 from distill.recipe import Recipe, RecipeError
@@ -63,7 +64,8 @@ def distil(recipe: Recipe, report: Report = print, resume_changed: bool = False)
         level_of(teacher, recipe)
         with processes.first_alone():
             samples = open_samples(teacher, recipe, tell)
-        return run_training(teacher, samples, recipe, tell, processes)
+            cache = open_feature_cache(teacher, samples, recipe, tell)
+        return run_training(teacher, samples, recipe, tell, processes, cache)
 
 
 def silent(text: str) -> None:

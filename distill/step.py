@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distill.data import Draw, Samples, draw
 from distill.diagnostics import diagnose
+from distill.feature_cache import FeatureCache
 from distill.features import FeatureExtractor
 from distill.losses import ALONE, Across, tfd_loss
 from distill.noise import sample_sigma
@@ -63,18 +64,30 @@ def micro_batch(
     recipe: Recipe,
     randomness: Randomness,
     across: Across = ALONE,
+    cache: FeatureCache | None = None,
 ) -> tuple[Tensor, dict[str, float | Tensor]]:
-    """Loss and figures of `groups` conditions, or of this process's share of them."""
+    """Loss and figures of `groups` conditions, or of this process's share of them.
+
+    With a `cache` the features of positives and anchors are read instead of computed.
+    """
     drift = recipe.drift
     counts = (drift.positives, drift.anchors)
     drawn = draw(samples, drift.groups, counts, randomness.arrays, randomness.own)
     generated = generate(teacher, student, drawn.conditions, recipe, randomness)
-    sigma = step_sigma(drift, randomness).to(teacher.device)
+    both = torch.cat(drawn.parts, dim=1)
+    if cache is not None:
+        which = torch.from_numpy(randomness.arrays.integers(cache.draws, size=drift.groups))
+        which = which[randomness.own]
+        sigma = cache.sigma(drawn.choice, which).to(teacher.device)
+        kept = cache.read(drawn.choice, which, both)
+        features_both = {layer: phi.to(teacher.device) for layer, phi in kept.items()}
+    else:
+        sigma = step_sigma(drift, randomness).to(teacher.device)
     features_g = features(teacher, extractor, generated, drawn.conditions, sigma, randomness)
-    # Two passes are the fewest: one keeps its graph, the other need not and so costs a third.
-    with torch.no_grad():
-        both = torch.cat(drawn.parts, dim=1)
-        features_both = features(teacher, extractor, both, drawn.conditions, sigma, randomness)
+    if cache is None:
+        # Two passes are the fewest: one keeps its graph, the other need not and so costs a third.
+        with torch.no_grad():
+            features_both = features(teacher, extractor, both, drawn.conditions, sigma, randomness)
     return tfd_loss(
         features_g,
         {layer: phi[:, : drift.positives] for layer, phi in features_both.items()},

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from distill import checkpoint
 from distill.data import Samples
+from distill.feature_cache import FeatureCache
 from distill.features import FeatureExtractor
 from distill.grids import save_grid
 from distill.losses import Across
@@ -53,6 +54,7 @@ def run_training(
     recipe: Recipe,
     report: Report = print,
     processes: Processes = ALONE,
+    cache: FeatureCache | None = None,
 ) -> Path:
     """Trains, or resumes, to the last step and saves the student; returns its directory.
 
@@ -65,13 +67,18 @@ def run_training(
     """
     try:
         with lost_noticed():
-            return train_all(teacher, samples, recipe, report, processes)
+            return train_all(teacher, samples, recipe, report, processes, cache)
     except LostProcessError as error:
         raise TrainingError(lost(error, recipe.run / "checkpoints")) from error
 
 
 def train_all(
-    teacher: Teacher, samples: Samples, recipe: Recipe, report: Report, processes: Processes
+    teacher: Teacher,
+    samples: Samples,
+    recipe: Recipe,
+    report: Report,
+    processes: Processes,
+    cache: FeatureCache | None,
 ) -> Path:
     """`run_training`, straight."""
     drift, train = recipe.drift, recipe.train
@@ -128,7 +135,7 @@ def train_all(
                 randomness = Randomness.of(train.seed, step, micro, share)
                 with accumulating(model, last=micro == train.accumulate - 1):
                     loss, seen = micro_batch(
-                        teacher, model, extractor, samples, recipe, randomness, across
+                        teacher, model, extractor, samples, recipe, randomness, across, cache
                     )
                     for name, value in averages({"loss": loss, **seen}, across).items():
                         figures[name] = figures.get(name, 0.0) + value / train.accumulate
