@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_training import silent, tiny_recipe, tiny_samples
@@ -38,8 +39,10 @@ def run_in(count: int, body: Body, recipe: Path) -> list[int]:
         context.Process(target=enter, args=(rank, count, port, body, recipe))
         for rank in range(count)
     ]
-    for process in processes:
-        process.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # else the server finds no module
+        for process in processes:
+            process.start()
     for process in processes:
         process.join(LIMIT_S)
     codes = [process.exitcode for process in processes]
