@@ -64,14 +64,17 @@ class Admission:
             raise NotReadyError(self._backend.why_not, ELSEWHERE_S)
 
     @contextmanager
-    def admit(self, pictures: int, deadline_s: float, turn: Turn = USUAL) -> Iterator[float]:
+    def admit(
+        self, pictures: int, deadline_s: float, turn: Turn = USUAL, after_s: float = 0.0
+    ) -> Iterator[float]:
         """Hold places for a request's pictures while they are made; gives the seconds to wait.
 
-        Raises NotReadyError, QueueFullError or DeadlineError at once, never after waiting.
+        `after_s` follows once they are made, and counts as well. Raises NotReadyError,
+        QueueFullError or DeadlineError at once, never after waiting.
         """
         self.check_ready()
         self._check_queue(pictures, turn)
-        wait_s = self._check_deadline(pictures, deadline_s, turn)
+        wait_s = self._check_deadline(pictures, deadline_s, turn, after_s)
         accepted = _Accepted(pictures, turn, self._clock() + wait_s)
         self._hold(accepted)
         try:
@@ -118,8 +121,10 @@ class Admission:
                 retry_after_s=self._freed_s(excess, turn.caller),
             )
 
-    def _check_deadline(self, pictures: int, deadline_s: float, turn: Turn) -> float:
-        wait_s = self._backend.wait_s(pictures, turn)
+    def _check_deadline(
+        self, pictures: int, deadline_s: float, turn: Turn, after_s: float
+    ) -> float:
+        wait_s = self._backend.wait_s(pictures, turn) + after_s
         if wait_s > deadline_s:
             begin_s = self._backend.wait_s(0, turn)
             raise DeadlineError(

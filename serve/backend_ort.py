@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from serve.backend import Inferred
 from serve.batcher import Batcher
 from serve.device_buffers import Arrays, DeviceBuffers
 from serve.errors import InferenceError, RepositoryError
+from serve.give_way import give_way
 from serve.images import Pixels
 from serve.machine import Machine
 from serve.manifest import Tensor
@@ -74,7 +76,12 @@ class OrtBackend:
 
         Raises RepositoryError for the graph's faults, SettingsError where there is no such device.
         """
-        times = await asyncio.to_thread(self._open)
+        # ONNX Runtime's own threads take after the one that opens the session
+        opener = ThreadPoolExecutor(1, "open", initializer=give_way)
+        try:
+            times = await asyncio.get_running_loop().run_in_executor(opener, self._open)
+        finally:
+            opener.shutdown(wait=False)
         self._batcher = Batcher(self.run, times, self._machine, self._metrics)
 
     async def close(self) -> None:
@@ -136,8 +143,10 @@ class OrtBackend:
                 self._machine.executor.submit(self.run, self._rows(size, batch)).result()
 
     def _rows(self, size: str, count: int) -> list[Feeds]:
-        ids = self._model.tokenize("")
-        return [{**ids, "noise": self._model.noise(seed, size)} for seed in range(count)]
+        return [
+            {**self._model.tokenize(f"{seed}"), "noise": self._model.noise(seed, size)}
+            for seed in range(count)
+        ]
 
 
 def _check(model: Model, nodes: list[Any], tensors: tuple[Tensor, ...], kind: str) -> None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from serve.backend import Backend, Inferred
 from serve.backend_ort import OrtBackend
 from serve.errors import FieldError, InvalidParametersError, ServeError
+from serve.give_way import give_way
 from serve.images import WITH_QUALITY, Format, Origin, encode
 from serve.metrics import ModelMetrics, unobserved
 from serve.model import Feeds, Model, load_model
@@ -24,6 +25,7 @@ from serve.turn import USUAL, Turn
 
 T = TypeVar("T")
 
+RECENT = 0.1  # weight of the latest order in the mean of what encoding takes
 SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
@@ -116,7 +118,8 @@ class Generator:
         self._metrics = metrics or unobserved()
         self._model = model
         self._backend = backend
-        self._encoders = ThreadPoolExecutor(encode_workers, thread_name_prefix="encode")
+        self._encoders = ThreadPoolExecutor(encode_workers, "encode", initializer=give_way)
+        self.encode_s = 0.0  # what encoding an order took lately, its wait for a thread included
 
     def close(self) -> None:
         """Let the encoding threads go."""
@@ -127,6 +130,8 @@ class Generator:
     ) -> Answer:
         """The order's pictures, for somebody who waits `within_s` for them, in their turn.
 
+        The model has so much less time as encoding takes.
+
         Raises InferenceError or a RetryableError. Cancelling takes them out of the queue.
         """
         start = time.perf_counter()
@@ -134,7 +139,7 @@ class Generator:
             {**order.ids, "noise": self._model.noise(seed, order.size)} for seed in order.seeds
         ]
         drawn = time.perf_counter()
-        inferred = await self._infer(feeds, within_s - (drawn - start), turn)
+        inferred = await self._infer(feeds, within_s - (drawn - start) - self.encode_s, turn)
         made = time.perf_counter()
         pictures = await self._encode_all(order, inferred)
         answer = Answer(
@@ -144,6 +149,7 @@ class Generator:
             infer_s=max(one.infer_s for one in inferred),
             encode_s=time.perf_counter() - made,
         )
+        self.encode_s += RECENT * (answer.encode_s - self.encode_s)
         self._metrics.made(answer)
         return answer
 

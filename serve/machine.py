@@ -4,6 +4,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from serve.give_way import give_way
+
 
 class Load(Protocol):
     """What one model has to do."""
@@ -30,7 +32,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
-        self.executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
+        self.executor = ThreadPoolExecutor(1, "infer", initializer=give_way)
         self._loads: set[Load] = set()
 
     def join(self, load: Load) -> None:

@@ -180,7 +180,9 @@ async def fill(gateway: Gateway, served: Served, key: str, order: Order, asker: 
             gateway.drain.check()
             asker = asker._replace(deadline_s=end - time.perf_counter())
     with ExitStack() as places:
-        admitted = served.admission.admit(len(order.seeds), asker.deadline_s, asker.turn)
+        admitted = served.admission.admit(
+            len(order.seeds), asker.deadline_s, asker.turn, served.generator.encode_s
+        )
         wait_s = places.enter_context(admitted)
         if not charged:
             gateway.callers.charge(asker.caller, len(order.seeds))
