@@ -57,8 +57,14 @@ def parser() -> argparse.ArgumentParser:
         stage.set_defaults(command=function)
         add_recipe(stage)
         if name == "run":
-            stage.add_argument("--dry-run", action="store_true", help="print the resolved recipe")
+            text = "print the resolved recipe, and what it costs"
+            stage.add_argument("--dry-run", action="store_true", help=text)
+        if name == "evaluate":
+            text = "only hold the real pictures against the reference statistics"
+            stage.add_argument("--reference", action="store_true", help=text)
     for name, add, text in (
+        ("compare", add_compare, "runs side by side: one table, one contact sheet"),
+        ("import", add_import, "a published teacher's file as a diffusers directory"),
         ("export", add_export, "one-step model to model repository: one graph, gated"),
         ("engine", add_engine, "build this GPU's TensorRT engine for a published version"),
         ("verify", add_verify, "draw a published version again at every batch size and compare"),
@@ -83,6 +89,19 @@ def add_recipe(stage: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="override a key of the recipe, e.g. train.steps=100",
     )
+
+
+def add_compare(stage: argparse.ArgumentParser) -> None:
+    stage.set_defaults(command=compare)
+    stage.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    stage.add_argument("--out", type=Path, default=Path(), help="where the two files go (here)")
+
+
+def add_import(stage: argparse.ArgumentParser) -> None:
+    stage.set_defaults(command=import_teacher)
+    stage.add_argument("kind", choices=["edm"], help="EDM's ImageNet-64 teachers")
+    stage.add_argument("file", type=Path, help="OpenAI's .pt or NVlabs' .pkl, which is not run")
+    stage.add_argument("--out", type=Path, required=True, help="a new folder")
 
 
 def add_export(stage: argparse.ArgumentParser) -> None:
@@ -239,8 +258,39 @@ def evaluate(args: argparse.Namespace) -> int:
     """`distill evaluate`."""
     quiet_libraries()
     recipe = open_recipe(args)
+    if args.reference:
+        return check_reference(recipe)
     print(evaluate_student(recipe))
     print(f"contact sheet: {recipe.run / 'contact-sheet.png'}")
+    return 0
+
+
+def check_reference(recipe: Recipe) -> int:
+    """`distill evaluate --reference`."""
+    from distill import reference_check
+
+    with distill_errors():
+        reference_check.check_reference(recipe)
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    """`distill compare`."""
+    quiet_libraries()
+    from distill.compare import compare_runs
+
+    with distill_errors():
+        print(compare_runs(args.runs, args.out))
+    return 0
+
+
+def import_teacher(args: argparse.Namespace) -> int:
+    """`distill import`."""
+    quiet_libraries()
+    from distill.importers.edm import import_edm
+
+    with distill_errors():
+        print(f"teacher: {import_edm(args.file, args.out)}")
     return 0
 
 
@@ -387,10 +437,19 @@ def check_judge(recipe: Recipe) -> None:
     from distill.judge import JudgeError, load_judge
 
     try:
-        if recipe.evaluate is not None:
+        if recipe.evaluate is not None and recipe.evaluate.judge is not None:
             load_judge(recipe.evaluate.judge)
     except JudgeError as error:
         raise UserError(str(error)) from None
+
+
+@contextmanager
+def distill_errors() -> Iterator[None]:
+    """What `distill` raises for a user's mistake, as one sentence."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def train_student(recipe: Recipe) -> Path:
@@ -410,10 +469,8 @@ def evaluate_student(recipe: Recipe) -> str:
     from distill.evaluate import table
     from distill.run import evaluate as measure
 
-    try:
+    with distill_errors():
         return table(measure(recipe))
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def source_of(model: Path, args: argparse.Namespace | None = None) -> Source:

@@ -17,7 +17,9 @@ from serve.keys import read_keys
 COMMANDS = {
     "run": ["recipe", "--set", "--dry-run"],
     "train": ["recipe", "--set"],
-    "evaluate": ["recipe", "--set"],
+    "evaluate": ["recipe", "--set", "--reference"],
+    "compare": ["runs", "--out"],
+    "import": ["kind", "file", "--out"],
     "export": [
         "source",
         "--model",
