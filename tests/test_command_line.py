@@ -19,7 +19,7 @@ COMMANDS = {
     "train": ["recipe", "--set"],
     "evaluate": ["recipe", "--set", "--reference"],
     "compare": ["runs", "--out"],
-    "import": ["kind", "file", "--out"],
+    "import": ["edm", "file", "--out"],
     "export": [
         "source",
         "--model",
