@@ -83,7 +83,7 @@ def train_and_die(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("parallel", ["ddp"])
 def test_one_that_is_killed_stops_all_and_the_run_resumes_bit_for_bit(
     tiny_sdxl: Path, tmp_path: Path, parallel: str
 ) -> None:
