@@ -7,7 +7,7 @@ share late: under overload it could not even refuse in time, and what was accept
 import os
 import sys
 
-STEPS = 10  # of niceness: under contention about a tenth of the event loop's share (sched(7))
+STEPS = 3  # of niceness: about half of the share of the event loop, where both want more (sched(7))
 
 
 def give_way() -> None:
