@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for name, function, text in (
         ("run", run, "recipe to served model: train, evaluate, export; resumes where it stopped"),
+        ("bank", bank, "the teacher's samples of a recipe; several processes share the work"),
         ("train", train, "teacher to one-step student, as the recipe says"),
         ("evaluate", evaluate, "measure teacher and student by the recipe's judge"),
     ):
@@ -59,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         if name == "run":
             text = "print the resolved recipe, and what it costs"
             stage.add_argument("--dry-run", action="store_true", help=text)
+        if name in ("run", "train"):
+            text = "go on although the recipe has changed since the run began"
+            stage.add_argument("--resume-changed", action="store_true", help=text)
+        if name == "bank":
+            stage.add_argument("--shard", metavar="I/N", help="make every N-th shard from the I-th")
         if name == "evaluate":
             text = "only hold the real pictures against the reference statistics"
             stage.add_argument("--reference", action="store_true", help=text)
@@ -228,11 +234,14 @@ def run(args: argparse.Namespace) -> int:
     quiet_libraries()
     recipe = open_recipe(args)
     if args.dry_run:
-        print(recipe.resolved(), end="")
+        from distill.budget import dry_run
+
+        with distill_errors():
+            print(dry_run(recipe), end="")
         return 0
     check_judge(recipe)
     options = export_options(args, recipe)
-    student = train_student(recipe)
+    student = train_student(recipe, args.resume_changed)
     rows = evaluate_student(recipe) if recipe.evaluate else None
     place = recipe.export
     folder = export_model(source_of(student), place.repository, place.model, options)
@@ -247,10 +256,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def bank(args: argparse.Namespace) -> int:
+    """`distill bank`."""
+    quiet_libraries()
+    from distill import run
+    from distill.turns import read_turns
+
+    recipe = open_recipe(args)
+    with distill_errors():
+        run.bank(recipe, read_turns(args.shard, os.environ), print)
+    return 0
+
+
 def train(args: argparse.Namespace) -> int:
     """`distill train`."""
     quiet_libraries()
-    print(f"student: {train_student(open_recipe(args))}")
+    print(f"student: {train_student(open_recipe(args), args.resume_changed)}")
     return 0
 
 
@@ -452,14 +473,14 @@ def distill_errors() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def train_student(recipe: Recipe) -> Path:
+def train_student(recipe: Recipe, resume_changed: bool) -> Path:
     """The first stage."""
     from distill.checkpoint import CheckpointError
     from distill.run import distil
     from distill.train import TrainingError
 
     try:
-        return distil(recipe)
+        return distil(recipe, resume_changed=resume_changed)
     except (ValueError, CheckpointError, TrainingError) as error:
         raise UserError(str(error)) from error
 

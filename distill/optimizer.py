@@ -27,7 +27,7 @@ def eight_bit() -> type[torch.optim.AdamW]:
         library = importlib.import_module("bitsandbytes.optim")
     except ImportError as error:
         raise RecipeError(
-            "train.optimizer is 'adamw8bit', which needs bitsandbytes: install singlepass[8bit]"
+            "train.optimizer is 'adamw8bit', which needs bitsandbytes: pip install bitsandbytes"
             f" ({error})"
         ) from None
     kind: type[torch.optim.AdamW] = library.AdamW8bit

@@ -15,8 +15,9 @@ import singlepass
 from serve.keys import read_keys
 
 COMMANDS = {
-    "run": ["recipe", "--set", "--dry-run"],
-    "train": ["recipe", "--set"],
+    "run": ["recipe", "--set", "--dry-run", "--resume-changed"],
+    "bank": ["recipe", "--set", "--shard"],
+    "train": ["recipe", "--set", "--resume-changed"],
     "evaluate": ["recipe", "--set", "--reference"],
     "compare": ["runs", "--out"],
     "import": ["edm", "file", "--out"],
