@@ -69,7 +69,7 @@ def alone(served: Settings) -> dict[tuple[str, int], bytes]:
 def every_batch_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where each larger batch is faster: what waits travels together."""
     times = ServiceTimes(dict.fromkeys(range(1, 9), 0.001))
-    monkeypatch.setattr("serve.backend_ort.measure", lambda run, rows, budget_s: times)
+    monkeypatch.setattr("serve.backend_ort.measure", lambda *asked: times)
 
 
 @asynccontextmanager

@@ -24,6 +24,8 @@ set -e
 new=$1 user=$2; shift 2
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 root "$new"
+mkdir -p "$new/proc" "$new/tmp"
+mount -t tmpfs -o size=64m,mode=1777 tmp "$new/tmp"  # first: what is mounted may lie below it
 while [ "$1" != -- ]; do
     source=${1#*=} target=$new${1%%=*}
     if [ -d "$source" ]; then mkdir -p "$target"; else mkdir -p "${target%/*}"; touch "$target"; fi
@@ -33,9 +35,7 @@ while [ "$1" != -- ]; do
 done
 shift
 for link in bin lib lib64; do [ -L /$link ] && cp -P /$link "$new/$link"; done
-mkdir -p "$new/proc" "$new/tmp"
 mount -t proc proc "$new/proc"
-mount -t tmpfs -o size=64m,mode=1777 tmp "$new/tmp"
 mount -o remount,ro "$new"
 exec chroot "$new" /usr/bin/setpriv --reuid "$user" --regid "$user" --clear-groups \
     --no-new-privs --inh-caps=-all --bounding-set=-all -- "$@"

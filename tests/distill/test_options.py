@@ -99,7 +99,9 @@ def test_without_bitsandbytes_there_are_no_8_bits(
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     train = recipe.train.model_copy(update={"optimizer": "adamw8bit"})
-    with pytest.raises(RecipeError, match=r"adamw8bit', which needs bitsandbytes: install sing"):
+    with pytest.raises(
+        RecipeError, match=r"adamw8bit', which needs bitsandbytes: pip install bitsandbytes"
+    ):
         make_optimizer([torch.nn.Parameter(torch.ones(2))], train)
 
 

@@ -101,7 +101,7 @@ def test_what_is_no_safetensors_file_is_said(tmp_path: Path, content: bytes, sen
 def test_a_repository_is_its_models_and_their_versions(repository: Path) -> None:
     lines = describe(repository).splitlines()
     assert lines[0].endswith("a model repository, 1 model")
-    assert lines[1] == "shapes: served by onnxruntime, batches up to 8; serves 2 (the newest)"
+    assert lines[1] == "shapes: served by onnxruntime, batches up to 8; serves 1, 2 (the newest)"
     assert lines[2].startswith("  version 1   ")
     digest = json.loads((repository / "shapes/1/manifest.json").read_text())["digest"][:12]
     assert lines[2].endswith(f", {digest}, 13.1 MB, 64x64, gate: bitwise, whole")

@@ -79,9 +79,7 @@ def test_each_stage_falls_into_the_bucket_of_its_length(metrics):
 
 def test_buckets_reach_from_a_millisecond_to_a_minute_and_over_every_batch():
     assert (SECONDS[0], SECONDS[-1], SIZES[0], SIZES[-1]) == (0.001, 60.0, 1, 64)
-    assert all(
-        1.3 <= after / before <= 3 for before, after in pairwise(SECONDS)
-    )
+    assert all(1.3 <= after / before <= 3 for before, after in pairwise(SECONDS))
 
 
 def test_gauges_are_read_at_each_scrape_and_no_wait_is_told_unless_ready(metrics):
