@@ -35,6 +35,7 @@ from distill.teachers.teacher import (
     freeze,
     pipeline_digest,
     quantized,
+    sampled,
     unit_noise,
     weights_digest,
 )
@@ -152,18 +153,7 @@ class FlowTeacher:
         if guidance_scale > 1:
             empty = self.encode([""]).repeated(len(seeds))
             given |= _embeddings(empty.to(self.device), "negative_")
-        self.pipe.set_progress_bar_config(disable=True)
-        out = self.pipe(
-            **given,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            height=self.size_px,
-            width=self.size_px,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            output_type="latent",
-        )
-        latents: Tensor = out.images
-        return latents.float()
+        return sampled(self.pipe, given, seeds, steps, guidance_scale, self.size_px)
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from distill.teachers.teacher import (
     freeze,
     pipeline_digest,
     quantized,
+    sampled,
     unit_noise,
     weights_digest,
 )
@@ -146,18 +147,8 @@ class StableTeacher(ABC):
         assert len(seeds) == len(condition), (len(seeds), len(condition))
         guided = guidance_scale > 1
         negative = self.unconditional(len(seeds)).to(self.device) if guided else None
-        self.pipe.set_progress_bar_config(disable=True)
-        out = self.pipe(
-            **self.embeddings(condition.to(self.device), negative),
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            height=self.size_px,
-            width=self.size_px,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            output_type="latent",
-        )
-        latents: Tensor = out.images
-        return latents.float()
+        given = self.embeddings(condition.to(self.device), negative)
+        return sampled(self.pipe, given, seeds, steps, guidance_scale, self.size_px)
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> Tensor:

@@ -134,6 +134,32 @@ def unit_noise(shape: tuple[int, ...], seeds: Sequence[int], device: torch.devic
     return torch.stack(drawn).to(device)
 
 
+def sampled(
+    pipe: Any,
+    given: Mapping[str, object],
+    seeds: Sequence[int],
+    steps: int,
+    guidance_scale: float,
+    size_px: int,
+) -> Tensor:
+    """Latents by a pipeline's own sampler, an item by its own seed: [n, c, h, w] float32.
+
+    `given` are the embeddings, as the pipeline takes them.
+    """
+    pipe.set_progress_bar_config(disable=True)
+    out = pipe(
+        **given,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        height=size_px,
+        width=size_px,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        output_type="latent",
+    )
+    latents: Tensor = out.images
+    return latents.float()
+
+
 def quantized(pictures: Tensor) -> Tensor:
     """Pictures [n, 3, H, W] in [-1, 1] as uint8 [n, H, W, 3] on the CPU, as diffusers rounds."""
     pixels = ((pictures.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
