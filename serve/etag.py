@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 
 import serve
 from serve.generate import Order
@@ -36,8 +37,9 @@ def entity_tag(identity: str, media_type: str) -> str:
     return f'"{hashlib.sha256(f"{identity} {media_type}".encode()).hexdigest()[:40]}"'
 
 
-def matches(if_none_match: str | None, tag: str) -> bool:
-    """Whether an If-None-Match lists the tag, or is `*`; a weak one compares as a strong one."""
-    if if_none_match is None:
-        return False
-    return if_none_match.strip() == "*" or tag in ENTITY_TAG.findall(if_none_match)
+def matches(if_none_match: Iterable[str], tag: str) -> bool:
+    """Whether one of these lines of If-None-Match lists the tag, or is `*`.
+
+    A weak one compares as a strong one.
+    """
+    return any(line.strip() == "*" or tag in ENTITY_TAG.findall(line) for line in if_none_match)

@@ -79,6 +79,6 @@ def _answer(request: Request, name: str) -> Response:
     if file is None:
         raise HTTPException(404)
     headers = HEADERS | {"ETag": file.tag}
-    if matches(request.headers.get("if-none-match"), file.tag):
+    if matches(request.headers.getlist("if-none-match"), file.tag):
         return Response(status_code=304, headers=headers)
     return Response(file.data, headers=headers, media_type=file.media_type)

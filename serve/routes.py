@@ -39,7 +39,7 @@ from serve.stamps import note
 from serve.turn import Turn
 
 DEADLINE_HEADER = "X-Deadline-Ms"
-MAX_DEADLINE_MS = 86_400_000
+MAX_DEADLINE_MS, DEADLINE_DIGITS = 86_400_000, 8
 CLIENT_CLOSED = 499  # nobody reads this answer; it is for the access log
 
 
@@ -92,7 +92,7 @@ async def _answer(
     if fields.seed is not None:
         tag = entity_tag(key, JSON if as_json else MEDIA_TYPES[order.format])
         headers["ETag"] = tag
-        if matches(request.headers.get("if-none-match"), tag):
+        if matches(request.headers.getlist("if-none-match"), tag):
             gateway.metrics.reused("etag")
             return Response(status_code=304, headers=headers)
     work = fill(gateway, served, key, order, asker)
@@ -233,7 +233,10 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         raise UnsupportedMediaTypeError(
             f"Content-Type is {media_type or 'not given'}, allowed is application/json"
         )
-    declared = request.headers.get("content-length", "0")
+    if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        detail = f"Content-Encoding is {coding[:60]}, allowed is a body that is not encoded"
+        raise UnsupportedMediaTypeError(detail)
+    declared = request.headers.get("content-length", "").lstrip("0")  # int() takes 4300 digits
     too_large = BodyTooLargeError(f"the body is too large, allowed are {limit_bytes} bytes")
     if declared.isdecimal() and int(declared) > limit_bytes:
         raise too_large
@@ -255,7 +258,8 @@ def read_deadline_s(request: Request, settings: Settings) -> float:
     value = request.headers.get(DEADLINE_HEADER)
     if value is None:
         return settings.deadline_ms / 1e3
-    if not (value.isascii() and value.isdecimal() and 1 <= int(value[:12]) <= MAX_DEADLINE_MS):
+    decimal = value.isascii() and value.isdecimal() and len(value) <= DEADLINE_DIGITS
+    if not (decimal and 1 <= int(value) <= MAX_DEADLINE_MS):
         detail = f"is {value[:60]!r}, allowed is 1 to {MAX_DEADLINE_MS} (milliseconds)"
         raise InvalidParametersError.of(FieldError(DEADLINE_HEADER, detail))
     return int(value) / 1e3

@@ -9,6 +9,7 @@ from serve.errors import FieldError, InvalidParametersError, MalformedBodyError
 from serve.images import FileFormat, Format
 from serve.noise import MAX_SEED
 
+MOST_FAULTS = 20  # that one answer names
 MODEL = "a model that is served, by name, or by name and version as in shapes/1"
 
 OneStep = Annotated[int, Field(ge=1, le=1)]
@@ -119,9 +120,13 @@ def parse_fields(fields: Mapping[str, object]) -> GenerateRequest:
 
 
 def _refusal(error: ValidationError, kind: type[Body]) -> InvalidParametersError:
-    return InvalidParametersError.of(
-        *(FieldError(str(e["loc"][0])[:80], _reason(e, kind)) for e in error.errors())
-    )
+    """What is wrong, of many faults the first: an answer is not larger than what it answers."""
+    count, errors = error.error_count(), error.errors(include_url=False)[:MOST_FAULTS]
+    named = [FieldError(str(e["loc"][0])[:80], _reason(e, kind)) for e in errors]
+    if count > MOST_FAULTS:
+        detail = f"{count} faults, of which the first {MOST_FAULTS} are named"
+        named.insert(0, FieldError("body", detail))
+    return InvalidParametersError.of(*named)
 
 
 def _reason(error: Any, body: type[Body]) -> str:

@@ -130,7 +130,6 @@ def test_the_encoders_are_named_with_their_versions():
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        (None, False),
         ("", False),
         ("*", True),
         (" * ", True),
@@ -145,6 +144,13 @@ def test_the_encoders_are_named_with_their_versions():
 )
 def test_if_none_match_is_a_list_of_tags(header, expected):
     tag = entity_tag("identity", "image/png")
-    assert matches(header and header.replace('"TAG', tag[:-1]).replace("TAG", tag[1:-1]), tag) == (
-        expected
-    )
+    line = header.replace('"TAG', tag[:-1]).replace("TAG", tag[1:-1])
+    assert matches([line], tag) == matches(['"a"', line], tag) == expected
+    assert not matches([], tag)
+
+
+def test_if_none_match_may_come_in_several_lines(settings):
+    tag = tag_of(settings, RED)
+    lines = [("If-None-Match", '"other"'), ("If-None-Match", tag)]
+    (answer,) = talk(settings, (RED, lines))
+    assert answer.status_code == 304

@@ -1,6 +1,7 @@
 """What is wrong with a request is said in one sentence, as an RFC 9457 problem."""
 
 import asyncio
+import json
 
 import httpx
 import pytest
@@ -74,6 +75,14 @@ def test_every_bad_field_is_named_at_once(settings):
     assert "prompt: is required" in problem(answer, 422, "invalid-parameters")
 
 
+def test_of_thousands_of_bad_fields_some_are_named_and_all_are_counted(settings):
+    answer = ask(settings, RED | {f"field{number}": 1 for number in range(3000)})
+    named = answer.json()["errors"]
+    assert named[0] == {"name": "body", "detail": "3000 faults, of which the first 20 are named"}
+    assert [error["name"] for error in named[1:]] == [f"field{number}" for number in range(20)]
+    assert len(answer.content) < 10_000
+
+
 @pytest.mark.parametrize(
     "fields", [{"steps": 1, "num_inference_steps": 1}, {"model": "tiny"}, {"model": "tiny/1"}]
 )
@@ -107,6 +116,19 @@ def test_another_content_type_is_refused(settings, kind):
     answer = ask(settings, b'{"prompt": "a"}', headers={"Content-Type": kind})
     detail = problem(answer, 415, "unsupported-media-type")
     assert detail == f"Content-Type is {kind or 'not given'}, allowed is application/json"
+
+
+def test_a_body_that_is_compressed_is_refused_by_its_coding(settings):
+    answer = ask(settings, b"\x1f\x8b", headers={"Content-Encoding": "GZip"})
+    detail = problem(answer, 415, "unsupported-media-type")
+    assert detail == "Content-Encoding is gzip, allowed is a body that is not encoded"
+    assert ask(settings, RED, headers={"Content-Encoding": "identity"}).status_code == 200
+
+
+def test_a_length_of_thousands_of_digits_is_a_length(settings):
+    body = json.dumps(RED).encode()
+    length = str(len(body)).rjust(5000, "0")
+    assert ask(settings, body, headers={"Content-Length": length}).status_code == 200
 
 
 def test_a_body_over_the_limit_is_refused_declared_or_not(settings):
@@ -153,7 +175,9 @@ def test_a_failing_back_end_is_a_problem_without_its_trace(settings):
     assert "secret" not in problem(bug, 500, "internal-error")
 
 
-@pytest.mark.parametrize("value", ["0", "-5", "soon", "1.5", "9" * 30, "٣"])
+@pytest.mark.parametrize(
+    "value", ["0", "-5", "soon", "1.5", "9" * 30, "٣", "1".rjust(12, "0") + "0" * 5000]
+)
 def test_a_deadline_that_is_no_number_of_milliseconds_is_refused(settings, value):
     headers = {"X-Deadline-Ms": value.encode()}
     answer = ask(settings, RED, headers=headers)
