@@ -49,7 +49,7 @@ class Served:
         """From now on the figures of its model are its own."""
         self.metrics.serves(self.version, self.model.manifest.digest)
         self.metrics.watch(
-            lambda: self.backend.waiting, lambda: self.backend.wait_s(0), lambda: self.backend.ready
+            lambda: self.admission.open, lambda: self.backend.wait_s(0), lambda: self.backend.ready
         )
 
     @contextmanager

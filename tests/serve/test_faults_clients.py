@@ -172,14 +172,14 @@ def test_pictures_of_a_client_that_leaves_are_not_drawn(repository):
 
         def queued(least: int) -> None:
             depth = "singlepass_queue_depth"
-            until(lambda: busy.metric(depth) >= least, f"fewer than {least} pictures wait")
+            until(lambda: busy.metric(depth) >= least, f"fewer than {least} pictures are accepted")
 
         body = RED | {"num_images": 8}
         ahead = [pool.submit(httpx.post, f"{busy.url}/generate", json=body, timeout=30)]
-        queued(1)
+        queued(8)
         with connect(busy) as client:
             client.sendall(request(body | {"seed": 50}))
-            queued(8)  # of one caller, whose pictures are made in the order of their coming
+            queued(16)  # of one caller, whose pictures are made in the order of their coming
         assert ahead[0].result().status_code == 200
         until(lambda: busy.metric("singlepass_queue_depth") == 0, "the queue is not empty")
         assert busy.metric("singlepass_cancelled_total") == 8

@@ -194,3 +194,15 @@ def test_a_gateway_tells_which_model_it_serves(settings, model):
     assert found["singlepass_queue_depth", "tiny"] == 0
     secrets = {"5", "a red circle"}
     assert not [key for key in found if secrets & {*key[1:]}]
+
+
+def test_the_queue_is_as_deep_as_places_are_taken_whatever_holds_them(settings):
+    """Also in a call of the model or in an encoder: it is held against max_queue."""
+
+    async def run():
+        app = create_app(settings, FakeBackend())
+        async with client_of(app) as client:
+            with app.state.gateway.repository.get().admission.admit(3, deadline_s=9.0):
+                return (await client.get("/metrics")).text
+
+    assert 'singlepass_queue_depth{model="tiny"} 3.0' in asyncio.run(run())
