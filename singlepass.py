@@ -406,9 +406,8 @@ def serve(args: argparse.Namespace) -> int:
     from serve.settings import Settings
 
     try:
-        return run_gateway(
-            Settings.from_environment({n: getattr(args, n) for n in Settings.model_fields})
-        )
+        settings = Settings.from_environment({n: getattr(args, n) for n in Settings.model_fields})
+        return run_gateway(settings, leave=True)
     except ServeError as error:
         raise UserError(str(error)) from None
 

@@ -30,16 +30,21 @@ EXAMPLE_PROMPT = "a small red circle on the left"
 log = logging.getLogger(__name__)
 
 
-def run_gateway(settings: Settings, backend: Backend | None = None) -> int:
+def run_gateway(settings: Settings, backend: Backend | None = None, *, leave: bool = False) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain.
 
-    Returns 0 if everything that was accepted has been answered, else 1. Raises RepositoryError or
-    SettingsError if serving cannot begin.
+    Returns 0 if everything that was accepted has been answered, else 1; with `leave` it ends the
+    process with that status instead, and does not wait for a version that is still being opened.
+    Raises RepositoryError or SettingsError if serving cannot begin.
     """
     logs.configure(settings)
     sys.setswitchinterval(SWITCH_S)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        return runner.run(_serve(settings, backend))
+        status = runner.run(_serve(settings, backend))
+        if leave:
+            sys.stdout.flush()
+            os._exit(status)  # a thread inside a library cannot be told to stop, only left behind
+        return status
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

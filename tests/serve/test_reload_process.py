@@ -9,11 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
-from gateway_process import gateway
+from gateway_process import gateway, until
 from reloading import draw, on
 from tiny_repository import pin, write_version
 
 SEEDS = range(8)
+# A second version takes 30 s, as an engine that is built does.
+SLOW_TO_OPEN = """
+import sys, time
+from serve.session import open_session
+from serve import backend_ort
+def slowly(model, *rest):
+    if model.manifest.version == 2:
+        print("opening", file=sys.stderr, flush=True)
+        time.sleep(30)
+    return open_session(model, *rest)
+backend_ort.open_session = slowly
+"""
 
 
 def hashes(root) -> dict[tuple[str, int], str]:
@@ -98,3 +110,15 @@ def test_a_process_stops_cleanly_while_it_follows_its_repository(tmp_path):
         status = running.process.wait(30)
         log = running.log.read_text()
     assert (status, "Traceback" in log) == (0, False), log
+
+
+def test_a_version_that_is_being_opened_does_not_hold_up_the_end(tmp_path):
+    root = tmp_path / "repository"
+    write_version(root)
+    with gateway(root, "--reload-s", 0.1, prepare=SLOW_TO_OPEN) as running:
+        write_version(tmp_path, version=2).rename(root / "tiny" / "2")
+        until(lambda: "opening" in running.log.read_text(), "it does not look")
+        start = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(20) == 0
+        assert time.monotonic() - start < 5
