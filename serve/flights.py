@@ -1,9 +1,12 @@
 """Identical requests share one computation for as long as it is in flight."""
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from serve.errors import DeadlineError
 
 T = TypeVar("T")
 
@@ -21,14 +24,19 @@ class Flight(Generic[T]):
         """Seconds until it should be done."""
         return max(0.0, self.done_at - time.perf_counter())
 
-    async def result(self) -> T:
+    async def result(self, within_s: float = math.inf) -> T:
         """What it computes, or its error, which reaches every caller.
 
-        A caller that is cancelled leaves the others alone; the last one ends the flight.
+        A caller that is cancelled, or has waited so long, leaves the others alone; the last one
+        ends the flight. Raises DeadlineError for who has waited so long.
         """
         self.callers += 1
         try:
-            await asyncio.wait([self.task])
+            timeout_s = within_s if within_s < math.inf else None
+            await asyncio.wait([self.task], timeout=timeout_s)
+            if not self.task.done():
+                detail = "in work for another caller, whose pictures others went before"
+                raise DeadlineError(f"{detail}: the deadline has passed", self.left_s)
             return self.task.result()
         finally:
             self.callers -= 1

@@ -175,8 +175,10 @@ async def fill(gateway: Gateway, served: Served, key: str, order: Order, asker: 
             gateway.metrics.reused("in_flight")
             charged = True
         try:
-            return await flight.result()
+            return await flight.result(end - time.perf_counter())
         except DeadlineError:  # who began it had less time than this one
+            if time.perf_counter() >= end:
+                raise
             gateway.drain.check()
             asker = asker._replace(deadline_s=end - time.perf_counter())
     with ExitStack() as places:

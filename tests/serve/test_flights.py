@@ -151,6 +151,21 @@ def test_a_shared_picture_that_comes_too_late_is_refused_at_once(settings):
     assert hurried.headers["retry-after"] == "9"
 
 
+def test_who_joins_waits_no_longer_than_its_own_deadline(settings):
+    async def scenario(client, gateway, counted, backend):
+        (first,) = posts(client, 1)
+        await until(lambda: counted.calls == 1)
+        async with asyncio.timeout(5):
+            hurried = await client.post("/generate", json=RED, headers={"X-Deadline-Ms": "50"})
+        counted.go.set()
+        return hurried, (await first).status_code, counted.calls
+
+    hurried, first, calls = while_held(settings, scenario)
+    assert (hurried.status_code, first, calls) == (429, 200, 1)
+    assert hurried.json()["detail"].endswith("the deadline has passed")
+    assert hurried.headers["retry-after"] == "1"
+
+
 def test_a_draining_gateway_lets_nobody_join(settings):
     async def scenario(client, gateway, counted, backend):
         (first,) = posts(client, 1)
