@@ -92,17 +92,22 @@ class Drift:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._ratios: deque[tuple[float, float]] = deque(maxlen=KEPT)  # when, and taken / measured
+        self._factor: float | None = None  # of the ratios that are there now
 
     def add(self, measured_s: float, taken_s: float) -> None:
         """A call took `taken_s`. One that was not measured says nothing."""
         if measured_s > 0:
             self._ratios.append((self._clock(), taken_s / measured_s))
+            self._factor = None
 
     @property
     def factor(self) -> float:
-        """Seconds of now for one second as measured."""
+        """Seconds of now for one second as measured; each request asks, so it is kept."""
         oldest = self._clock() - KEPT_S
         while self._ratios and self._ratios[0][0] < oldest:
             self._ratios.popleft()
-        ratios = sorted(ratio for _, ratio in self._ratios)
-        return ratios[(len(ratios) - 1) * 9 // 10] if ratios else 1.0
+            self._factor = None
+        if self._factor is None:
+            ratios = sorted(ratio for _, ratio in self._ratios)
+            self._factor = ratios[(len(ratios) - 1) * 9 // 10] if ratios else 1.0
+        return self._factor
