@@ -1,6 +1,7 @@
 """The back end in this process: ONNX Runtime behind the micro-batcher, on the CPU or on one GPU."""
 
 import asyncio
+import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,6 +28,8 @@ MEASURE_S = 1.5
 CPU = Device()
 
 ELEMENT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)", "uint8": "tensor(uint8)"}
+
+log = logging.getLogger(__name__)
 
 
 class OrtBackend:
@@ -82,6 +85,9 @@ class OrtBackend:
             times = await asyncio.get_running_loop().run_in_executor(opener, self._open)
         finally:
             opener.shutdown(wait=False)
+        if self._measure_s > 0:
+            told = ", ".join(f"{size} in {s * 1e3:.1f} ms" for size, s in times.seconds.items())
+            log.info("%s draws %s", self._model.label, told)
         self._batcher = Batcher(self.run, times, self._machine, self._metrics)
 
     async def close(self) -> None:
