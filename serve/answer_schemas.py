@@ -1,10 +1,12 @@
-"""JSON schemas of the answers, for the OpenAPI document."""
+"""JSON schemas of the answers, for the OpenAPI document, under the names that clients give them."""
 
 from typing import Any
 
 from serve.images import FORMATS, MEDIA_TYPES
 
 Docs = dict[str, Any]
+
+NAMED = "#/components/schemas/"
 
 
 def object_of(required: dict[str, Docs], optional: dict[str, Docs] | None = None) -> Docs:
@@ -58,4 +60,14 @@ V1_MODEL = object_of(
     },
     {"refused": object_of({"reason": STRING}, {"version": NULLABLE_INTEGER})},
 )
-V1_MODELS = object_of({"object": {"const": "list"}, "data": {"type": "array", "items": V1_MODEL}})
+V1_MODELS = object_of(
+    {"object": {"const": "list"}, "data": {"type": "array", "items": {"$ref": f"{NAMED}Model"}}}
+)
+ANSWERS: dict[str, Docs] = {
+    "Problem": PROBLEM,
+    "Error": V1_ERROR,
+    "Pictures": PICTURES_JSON,
+    "Images": V1_IMAGES,
+    "Model": V1_MODEL,
+    "Models": V1_MODELS,
+}

@@ -13,7 +13,7 @@ from serve import openai, page
 from serve.backend import Backend
 from serve.backend_ort import OrtBackend, machine_for
 from serve.callers import Callers
-from serve.documentation import with_keys
+from serve.documentation import with_components
 from serve.drain import Drain
 from serve.errors import ServeError, SettingsError
 from serve.layers import layers, open_tracing
@@ -76,7 +76,7 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
         ],
         exception_handlers={ServeError: on_serve_error, HTTPException: on_http_error},
     )
-    app.openapi = with_keys(app.openapi)  # type: ignore[method-assign]
+    app.openapi = with_components(app.openapi)  # type: ignore[method-assign]
     app.state.gateway = None
     app.state.metrics = metrics
     app.include_router(router)

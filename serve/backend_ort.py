@@ -92,6 +92,9 @@ class OrtBackend:
             times = await loop.run_in_executor(opener, self._open, loop)
         finally:
             opener.shutdown(wait=False)
+        if self._measure_s > 0:
+            told = ", ".join(f"{size} in {s * 1e3:.1f} ms" for size, s in times.seconds.items())
+            log.info("%s draws %s", self._model.label, told)
         self._batcher = Batcher(self.run, times, self._machine, self._metrics)
 
     async def close(self) -> None:

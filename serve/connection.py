@@ -6,6 +6,7 @@ descriptor and some memory, for a bounded time. The body's time is bounded where
 
 import asyncio
 import json
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +20,8 @@ HEAD_S = 10.0  # from a request's first byte, or a connection's start, to the en
 HEAD_BYTES = 32_768  # of the request line and the headers
 TAKE_S, TAKE_BYTES = 10.0, 65_536  # so much of an answer has to be taken in this time, or its rest
 LINGER_S = 1.0  # for a body of which no more is read, so that the client hears why
+
+log = logging.getLogger(__name__)
 
 
 class Connection(HttpToolsProtocol):
@@ -138,7 +141,7 @@ class Connection(HttpToolsProtocol):
             self._take_timer = self.loop.call_later(TAKE_S, self._check_taken)
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer without a request that could be routed, and close."""
+        """Answer without a request that could be routed, and close: no other log knows of it."""
         request_id = new_id()
         slug = status.phrase.lower().replace(" ", "-")
         content = json.dumps(problems.problem(status, slug, detail, (), request_id)).encode()
@@ -149,3 +152,6 @@ class Connection(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + content)
         self.transport.close()
+        client = self.client[0] if self.client else None
+        facts = {"request_id": request_id, "status": status.value, "client": client}
+        log.info("%s", detail, extra={"facts": facts | {"problem": slug}})

@@ -7,16 +7,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
 from serve import errors, problems
-from serve.answer_schemas import (
-    PICTURES_JSON,
-    PROBLEM,
-    STRING,
-    V1_ERROR,
-    V1_IMAGES,
-    V1_MODEL,
-    V1_MODELS,
-    Docs,
-)
+from serve.answer_schemas import ANSWERS, NAMED, STRING, Docs
 from serve.errors import FieldError, RetryableError, ServeError
 from serve.images import MEDIA_TYPES
 from serve.problems import STATUSES, V1_STATUSES
@@ -66,13 +57,18 @@ ORIGIN = {"X_Model": "name and version", "X_Digest": "SHA-256 that identifies th
 ETAG = {"ETag": "strong; where the request had a seed", "Vary": "Accept"}
 
 
-def _json(schema: Docs, example: object) -> Docs:
-    return {"application/json": {"schema": schema, "example": example}}
+def _named(name: str) -> Docs:
+    """The schema with this name, which stands once in the document: clients make one type of it."""
+    return {"$ref": NAMED + name}
+
+
+def _json(name: str, example: object) -> Docs:
+    return {"application/json": {"schema": _named(name), "example": example}}
 
 
 def _body(kind: type[Body], examples: dict[str, Docs]) -> Docs:
     named = {name: {"value": value} for name, value in examples.items()}
-    content = {"schema": kind.model_json_schema(), "examples": named}
+    content = {"schema": _named(kind.__name__), "examples": named}
     return {"required": True, "content": {"application/json": content}}
 
 
@@ -104,6 +100,7 @@ def _refusals(kinds: Iterable[type[ServeError]], v1: bool = False) -> Docs:
     rows = [(*STATUSES[kind], kind) for kind in kinds] + [(*problems.BUG[:2], ServeError)]
     answers: Docs = {}
     media_type = "application/json" if v1 else problems.MEDIA_TYPE
+    schema = _named("Error" if v1 else "Problem")
     for status, slug, kind in rows:
         shown = V1_STATUSES.get(status, status) if v1 else status
         answer = answers.setdefault(
@@ -111,7 +108,7 @@ def _refusals(kinds: Iterable[type[ServeError]], v1: bool = False) -> Docs:
             {
                 "description": HTTPStatus(shown).phrase,
                 "headers": _headers(),
-                "content": {media_type: {"schema": V1_ERROR if v1 else PROBLEM, "examples": {}}},
+                "content": {media_type: {"schema": schema, "examples": {}}},
             },
         )
         if issubclass(kind, RetryableError):
@@ -155,7 +152,7 @@ GENERATE_DOCS: Docs = {
             ),
             "content": {kind: _picture(kind) for kind in MEDIA_TYPES.values()}
             | _json(
-                PICTURES_JSON,
+                "Pictures",
                 {
                     "model": "shapes/1",
                     "digest": EXAMPLE_DIGEST,
@@ -186,7 +183,7 @@ IMAGES_DOCS: Docs = {
             "description": "Pictures in base64; `seed` is an extension",
             "headers": _headers(**ORIGIN),
             "content": _json(
-                V1_IMAGES,
+                "Images",
                 {
                     "created": 1_790_000_000,
                     "data": [{"b64_json": EXAMPLE_PNG, "seed": 1}],
@@ -202,13 +199,13 @@ IMAGES_DOCS: Docs = {
 
 
 def _looked_up(
-    schema: Docs, example: Docs, kinds: Iterable[type[ServeError]], *parameters: Docs
+    name: str, example: Docs, kinds: Iterable[type[ServeError]], *parameters: Docs
 ) -> Docs:
     """A GET under /v1."""
     found = {
         "description": HTTPStatus.OK.phrase,
         "headers": _headers(),
-        "content": _json(schema, example),
+        "content": _json(name, example),
     }
     responses = {"200": found, **_refusals(kinds, v1=True)}
     return {
@@ -218,9 +215,9 @@ def _looked_up(
     }
 
 
-MODELS_DOCS = _looked_up(V1_MODELS, {"object": "list", "data": [EXAMPLE_MODEL]}, KEYED)
+MODELS_DOCS = _looked_up("Models", {"object": "list", "data": [EXAMPLE_MODEL]}, KEYED)
 MODEL_DOCS = _looked_up(
-    V1_MODEL,
+    "Model",
     EXAMPLE_MODEL,
     (*KEYED, errors.UnknownModelError),
     _parameter("id", "name, or name and version", STRING, "path"),
@@ -239,12 +236,13 @@ READYZ_DOCS = _probe("ready\n", READY)
 METRICS_DOCS = _probe("# TYPE singlepass_pictures_total counter\n", ALWAYS)
 
 
-def with_keys(document: Callable[[], Docs]) -> Callable[[], Docs]:
-    """The application's document with the scheme that the routes' `security` names."""
+def with_components(document: Callable[[], Docs]) -> Callable[[], Docs]:
+    """The application's document with what its routes name: the schemas, and the keys' scheme."""
+    bodies = {kind.__name__: kind.model_json_schema() for kind in (GenerateRequest, ImagesRequest)}
 
     def complete() -> Docs:
         made = document()
-        made.setdefault("components", {})["securitySchemes"] = KEY_SCHEMES
+        made["components"] = {"schemas": ANSWERS | bodies, "securitySchemes": KEY_SCHEMES}
         return made
 
     return complete

@@ -1,6 +1,8 @@
 """ONNX Runtime on a real graph, and the batch contract to the last bit."""
 
 import asyncio
+import logging
+import re
 import shutil
 
 import numpy as np
@@ -56,7 +58,9 @@ def test_a_restart_with_other_threads_gives_the_same_pictures(backend, model):
     assert np.array_equal(backend.run(rows), again.run(rows))
 
 
-def test_it_is_ready_between_start_and_close_and_measures_its_times(model):
+def test_it_is_ready_between_start_and_close_and_measures_its_times(model, caplog):
+    caplog.set_level(logging.INFO)
+
     async def scenario():
         backend = OrtBackend(model, threads=1, measure_s=0.3)
         states = [backend.ready]
@@ -71,6 +75,7 @@ def test_it_is_ready_between_start_and_close_and_measures_its_times(model):
     assert states == [False, True, False]
     assert 0 < wait_s < 1
     assert len({one.pixels.tobytes() for one in made}) == 10
+    assert re.search(r"tiny/1 draws 1 in \d+\.\d ms", caplog.text)
 
 
 def test_closing_twice_or_before_the_start_does_nothing(model):

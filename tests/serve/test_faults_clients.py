@@ -93,6 +93,14 @@ def test_headers_that_are_too_large_are_answered_with_431(running, sent):
     assert problem["detail"].endswith("are too large, allowed are 32768 bytes")
 
 
+def test_who_is_answered_before_there_is_a_request_is_found_in_the_log(running):
+    with connect(running) as client:
+        client.sendall(b"HELLO\r\n\r\n")
+        _, problem = answered(client)
+    facts = f"request_id={problem['request_id']} status=400 client=127.0.0.1 problem=bad-request"
+    until(lambda: facts in running.log.read_text(), "the log does not know it")
+
+
 def test_headers_that_are_just_not_too_large_are_read(running):
     assert httpx.get(f"{running.url}/livez", headers={"X-More": "a" * 30_000}).status_code == 200
 

@@ -102,6 +102,23 @@ def test_a_change_is_followed_and_only_a_change_is_read(path, caplog):
     assert caplog.text.count("1 keys are let in, as ") == 1
 
 
+def test_a_file_is_followed_as_kubernetes_changes_a_mounted_secret(tmp_path):
+    """The file is a link into a folder that is a link, and only that one is replaced."""
+
+    def mount(stamp: str, content: str) -> None:
+        (tmp_path / stamp).mkdir()
+        (tmp_path / stamp / "keys").write_text(content)
+        (tmp_path / "new").symlink_to(stamp)
+        (tmp_path / "new").replace(tmp_path / "..data")
+
+    (tmp_path / "keys").symlink_to("..data/keys")
+    mount("..1", ALICE)
+    file = KeyFile(tmp_path / "keys")
+    mount("..2", ALICE.replace("alice", "carol"))  # as long as the one before
+    file.look()
+    assert [key.name for key in file.keys] == ["carol"]
+
+
 @pytest.mark.parametrize("change", [lambda p: p.write_text("[keys"), lambda p: p.unlink()])
 def test_a_broken_change_leaves_the_old_keys_in_force_and_is_logged_once(path, caplog, change):
     file = KeyFile(path)

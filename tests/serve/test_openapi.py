@@ -47,8 +47,24 @@ def fits(schema: dict, value: object) -> bool:
 
 
 @pytest.fixture(scope="module")
-def document(repository):
+def whole(repository):
+    """The document as it is served."""
     return create_app(Settings(repository=repository), FakeBackend()).openapi()
+
+
+@pytest.fixture(scope="module")
+def document(whole):
+    """The document with every schema where it is named."""
+
+    def put_in(part):
+        if isinstance(part, dict) and "$ref" in part:
+            assert [*part] == ["$ref"]
+            return put_in(whole["components"]["schemas"][part["$ref"].rpartition("/")[2]])
+        if isinstance(part, dict):
+            return {key: put_in(value) for key, value in part.items()}
+        return [put_in(value) for value in part] if isinstance(part, list) else part
+
+    return put_in(whole)
 
 
 def operations(document):
@@ -188,7 +204,21 @@ def test_a_refused_method_is_told_every_method_that_the_path_has(settings, docum
         assert ("HEAD" in allowed) == (path in ("/livez", "/readyz")), path
 
 
-def test_the_document_is_one_and_its_operations_have_names_of_their_own(document):
-    schemathesis.openapi.from_dict(document).validate()  # by OpenAPI's own schema
+def test_every_object_of_a_body_has_a_name_so_that_a_client_has_one_type_of_it(whole):
+    """Else a generated client has as many types of a problem as there are statuses."""
+    contents = [
+        content
+        for _, operation in operations(whole)
+        for part in (operation.get("requestBody", {}), *operation["responses"].values())
+        for content in part.get("content", {}).values()
+    ]
+    schemas = [content["schema"] for content in contents]
+    assert not [schema for schema in schemas if schema.get("type") == "object"]
+    named = {schema["$ref"].rpartition("/")[2] for schema in schemas if "$ref" in schema}
+    assert named | {"Model"} == {*whole["components"]["schemas"]}
+
+
+def test_the_document_is_one_and_its_operations_have_names_of_their_own(whole, document):
+    schemathesis.openapi.from_dict(whole).validate()  # by OpenAPI's own schema
     names = [operation["operationId"] for _, operation in operations(document)]
     assert sorted(names) == [*NAMES]

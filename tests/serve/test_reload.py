@@ -115,6 +115,25 @@ def test_a_rollback_by_pin_is_obeyed_and_so_is_its_end(root):
     assert on(root, scenario) == ["tiny/2", "tiny/1", "tiny/2", "tiny/2"]
 
 
+def test_a_repository_that_is_a_link_is_followed_to_where_it_points_now(root, tmp_path):
+    """As git-sync and volumes change: all at once, by another target, there and back."""
+    link, other = tmp_path / "link", tmp_path / "other"
+    shutil.copytree(root, other)
+    write_version(other, version=2, weights=2)
+    link.symlink_to(root)
+
+    async def scenario(client, repository):
+        served = []
+        for target in (other, root):
+            (tmp_path / "new").symlink_to(target)
+            (tmp_path / "new").replace(link)
+            await repository.look()
+            served.append((await draw(client)).headers["x-model"])
+        return served, repository.remarks()
+
+    assert on(link, scenario) == (["tiny/2", "tiny/1"], [])
+
+
 def test_a_version_that_is_overwritten_goes_on_from_memory(root):
     async def scenario(client, repository):
         before = (await draw(client)).content
