@@ -226,7 +226,9 @@ def add_generate(stage: argparse.ArgumentParser) -> None:
 def add_repository(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--repository", type=Path, help="folder of models (model_repository)")
     stage.add_argument("--model", help="model in it; needed where there are several")
-    stage.add_argument("--threads", type=int, help="threads in one model call (all cores)")
+    stage.add_argument(
+        "--threads", type=int, help="threads that run the models on a CPU (all cores)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

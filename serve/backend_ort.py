@@ -94,7 +94,7 @@ class OrtBackend:
             opener.shutdown(wait=False)
         if self._measure_s > 0:
             told = ", ".join(f"{size} in {s * 1e3:.1f} ms" for size, s in times.seconds.items())
-            log.info("%s draws %s", self._model.label, told)
+            log.info("%s draws %s, %d at a time", self._model.label, told, times.calls)
         self._batcher = Batcher(self.run, times, self._machine, self._metrics)
 
     async def close(self) -> None:
@@ -174,7 +174,6 @@ class OrtBackend:
                 self._session = before
                 break
             calls, best_s = 2 * calls, taken_s
-        log.info("%s: %d calls at a time on %d cores", self._model.label, calls, cores)
         return calls
 
     def _record_other_sizes(self, batches: list[int], alone: Alone) -> None:
