@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import several
 import torch
-from several import farthest, run_in, said, saved_weights, write_recipe_of
+from several import Body, farthest, run_in, said, saved_weights, write_recipe_of
 from tiny_training import different_files, silent, tiny_samples, watched
 
 from distill import processes
@@ -26,12 +26,18 @@ SETTINGS = (
 
 
 def trained_by(
-    count: int, folder: Path, teacher: Path, groups: int, steps: int, parallel: str = "ddp"
+    count: int,
+    folder: Path,
+    teacher: Path,
+    groups: int,
+    steps: int,
+    parallel: str = "ddp",
+    body: Body = several.train_samples,
 ) -> Recipe:
     settings = SETTINGS.replace("PARALLEL", parallel).replace("STEPS", str(steps))
     overrides = [f"drift.groups={groups}", settings]
     path = write_recipe_of(folder, teacher, overrides)
-    codes = run_in(count, several.train_samples, path)
+    codes = run_in(count, body, path)
     recipe = read_recipe(path)
     assert codes == [0] * count, said(recipe, 0)
     return recipe
@@ -58,14 +64,29 @@ def test_two_processes_with_uneven_shares_train_the_student_of_one(
     assert_one_student(alone, two, tiny_sdxl)
 
 
+WAYS = [("ddp", 2), ("fsdp2", 2), ("ddp", 4), ("fsdp2", 4)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("parallel", "count"), [("fsdp2", 2), ("ddp", 4), ("fsdp2", 4)])
+@pytest.mark.parametrize(("parallel", "count"), WAYS)
 def test_processes_train_the_student_of_one(
     tiny_sdxl: Path, tmp_path: Path, parallel: str, count: int
 ) -> None:
     alone = trained_by(1, tmp_path / "one", tiny_sdxl, groups=4, steps=20)
     several_ = trained_by(count, tmp_path / "several", tiny_sdxl, 4, 20, parallel)
     assert_one_student(alone, several_, tiny_sdxl)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "count"), WAYS)
+def test_with_64_bits_nothing_but_their_last_digits_differs(
+    tiny_sdxl: Path, tmp_path: Path, parallel: str, count: int
+) -> None:
+    """So nothing is computed of one process's part alone: only the order of sums differs."""
+    body = several.train_in_double
+    alone = trained_by(1, tmp_path / "one", tiny_sdxl, groups=4, steps=20, body=body)
+    together = trained_by(count, tmp_path / "several", tiny_sdxl, 4, 20, parallel, body)
+    assert farthest(alone, together) < 1e-12
 
 
 def train_and_die(path: Path) -> None:
@@ -83,7 +104,7 @@ def train_and_die(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_one_that_is_killed_stops_all_and_the_run_resumes_bit_for_bit(
     tiny_sdxl: Path, tmp_path: Path, parallel: str
 ) -> None:
