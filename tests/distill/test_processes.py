@@ -10,13 +10,13 @@ import torch
 from several import Body, farthest, run_in, said, saved_weights, write_recipe_of
 from tiny_training import different_files, silent, tiny_samples, watched
 
-from distill import processes
+from distill import processes, run
 from distill.losses import ALONE
 from distill.processes import LostProcessError, Processes, Share, lost_noticed, one_voice
 from distill.recipe import Recipe, read_recipe
 from distill.run import distil, pick_device
 from distill.stats import whole_lines
-from distill.train import lost, run_training
+from distill.train import TrainingError, lost, lost_said, run_training
 
 SETTINGS = (
     "train={steps: STEPS, learning_rate: 3e-5, warmup_steps: 2, precision: fp32, accumulate: 2,"
@@ -99,7 +99,8 @@ def train_and_die(path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     teacher = watched(recipe.teacher.model, watch)
-    with processes.open_processes(cpu=True) as all_of_them:
+    said_so = lost_said(recipe.run / "checkpoints")
+    with said_so, processes.open_processes(cpu=True) as all_of_them:
         run_training(teacher, tiny_samples(teacher), recipe, silent, all_of_them)
 
 
@@ -119,6 +120,24 @@ def test_one_that_is_killed_stops_all_and_the_run_resumes_bit_for_bit(
     assert "the same command resumes from step-00000002" in said(killed, 0)
     assert run_in(2, several.train_samples, paths[1]) == [0, 0]
     assert different_files(whole.run, killed.run) == ["recipe.yaml"]
+
+
+def die_while_others_wait(path: Path) -> None:
+    """The stage, but the first process is killed where it alone prepares the samples."""
+    if os.environ["RANK"] == "0":
+        run.open_samples = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    distil(read_recipe(path))
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_while_others_wait_stops_them_too(
+    tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    path = write_recipe_of(tmp_path, tiny_sdxl, [])
+    assert run_in(2, die_while_others_wait, path) == [-signal.SIGKILL, 1]
+    text = said(read_recipe(path), 1)
+    assert text.count("TrainingError: another process of this run died or cannot be reached") == 1
+    assert "the same command resumes from the start" in text
 
 
 @pytest.mark.slow
@@ -176,7 +195,7 @@ def test_what_fails_in_another_than_the_first_is_said_later(
 def test_a_dead_peer_is_told_from_another_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    closed = "[pair.cc:544] Connection closed by peer [127.0.0.1]:5"
+    closed = "[/a/pair.cc:544] Connection closed by peer [127.0.0.1]:5. This is typically caused"
     with pytest.raises(RuntimeError, match="peer") as alone, lost_noticed():
         raise RuntimeError(closed)
     assert not isinstance(alone.value, LostProcessError)
@@ -186,6 +205,9 @@ def test_a_dead_peer_is_told_from_another_error(
     with pytest.raises(RuntimeError, match="size") as other, lost_noticed():
         raise RuntimeError("size mismatch")
     assert not isinstance(other.value, LostProcessError)
+    assert str(error.value) == "Connection closed by peer [127.0.0.1]:5"
+    with pytest.raises(TrainingError, match=r"^lost in gloo"), lost_noticed():
+        raise TrainingError("lost in gloo")
     assert lost(error.value, tmp_path).endswith("the same command resumes from the start")
 
 
