@@ -110,7 +110,10 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def saved_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
-    (path,) = (recipe.run / "student" / "unet").glob("*.safetensors")
+    student = recipe.run / "student"
+    (path,) = (
+        p for name in ("unet", "transformer") for p in (student / name).glob("*.safetensors")
+    )
     return load_weights(path)
 
 
