@@ -42,7 +42,6 @@ def run_gateway(settings: Settings, backend: Backend | None = None, *, leave: bo
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         status = runner.run(_serve(settings, backend))
         if leave:
-            sys.stdout.flush()
             os._exit(status)  # a thread inside a library cannot be told to stop, only left behind
         return status
 
