@@ -216,7 +216,8 @@ def add_key(stage: argparse.ArgumentParser) -> None:
 def add_generate(stage: argparse.ArgumentParser) -> None:
     stage.set_defaults(command=generate)
     add_repository(stage)
-    stage.add_argument("prompt")
+    stage.add_argument("prompt", nargs="?", help="what a text model draws")
+    stage.add_argument("--class-label", type=int, help="what a class-conditional model draws")
     stage.add_argument("-o", "--out", type=Path, required=True, help=".png, .jpg or .webp")
     stage.add_argument("--seed", type=int, help="default: drawn at random, and printed")
     stage.add_argument("--size", help="WIDTHxHEIGHT")
@@ -441,7 +442,9 @@ def generate(args: argparse.Namespace) -> int:
     names = ("repository", "model", "threads")
     try:
         settings = Settings.from_environment({n: getattr(args, n) for n in names})
-        picture = generate_file(settings, args.prompt, args.seed, args.out, args.size, args.quality)
+        picture = generate_file(
+            settings, args.prompt, args.seed, args.out, args.size, args.quality, args.class_label
+        )
     except ServeError as error:
         raise UserError(str(error)) from None
     print(f"{args.out}: seed {picture.origin.seed}, model {picture.origin.model}")

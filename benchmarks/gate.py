@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from export.errors import ParityError
-from export.gate.cases import Pictures, pipeline_encoder, plan
+from export.gate.cases import Pictures, plan
 from export.gate.measure import differences
 from export.gate.parity import Parity
 from export.gate.session import open_session
@@ -46,6 +46,8 @@ from export.graph.module import OneStepGraph
 from export.graph.to_onnx import write_onnx
 from export.model.student import Student, load_student
 from export.signature import Signature, text_to_image
+from export.tasks.subjects import pipeline_encoder, prompts
+from export.tasks.text_task import TextTask
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 PARTS = {  # text encoders, UNet, decoder
@@ -64,7 +66,7 @@ def rounding(student: Path, rows: int) -> None:
     """Print a line per choice of types."""
     loaded = load_student(student)
     signature = text_to_image(loaded.latent_channels, loaded.latent_size, loaded.size_px)
-    cases = plan(signature, pipeline_encoder(loaded.pipeline), rows)
+    cases = plan(signature, prompts(pipeline_encoder(loaded.pipeline)), rows)
     tensors = {name: torch.from_numpy(array).split(1) for name, array in cases.feeds.items()}
     feeds = [{name: parts[row] for name, parts in tensors.items()} for row in range(rows)]
     exact = draw_in(loaded, feeds, (F32, F32, F32))
@@ -135,7 +137,7 @@ def write_graph(folder: Path) -> tuple[Student, Signature, Path]:
 
 def gate(student: Student, signature: Signature, file: Path) -> Parity:
     """The exporter's gate: draw the references, measure."""
-    cases = draw_cases(student, OneStepGraph(student), signature, ROWS)
+    cases = draw_cases(TextTask(student, OneStepGraph(student)), signature, ROWS)
     return verify(open_session(file, torch.get_num_threads()), cases, MAX_BATCH)
 
 

@@ -6,7 +6,7 @@ repository as it was.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -21,23 +21,18 @@ from export.gate.quantize import quantize_int8
 from export.gate.session import open_session
 from export.gate.verify import draw_every_size, verify
 from export.gate.widen import widen
-from export.graph.decoder import decoder_facts, load_decoder
-from export.graph.module import OneStepGraph
-from export.graph.precision import SAMPLES, apply_precision
-from export.graph.sizes import check_sizes
 from export.graph.to_onnx import write_onnx
 from export.model.foreign import Source
-from export.model.measured_look import look_at
-from export.model.student import Student, load_model
 from export.options import Options
 from export.origin import origin_of
-from export.repository.manifest import GRAPH, TOKENIZERS, Manifest, describe
+from export.repository.manifest import GRAPH, Manifest, describe
 from export.repository.publish import Published, check_name, publish, staging
 from export.repository.serving import read_config
-from export.repository.tokenizers_json import write_tokenizer
 from export.repository.triton_config import triton_config
 from export.service_times import measure_service_ms
-from export.signature import Signature, text_to_image
+from export.signature import Signature
+from export.tasks.opening import open_task
+from export.tasks.task import Task
 
 MEASURED_ROWS = 8
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime")
@@ -76,58 +71,38 @@ def export_student(
     check_name(name)
     options.check()
     clock = _Clock()
-    loaded = _load(source, options, report)
-    signature = text_to_image(
-        loaded.latent_channels,
-        loaded.latent_size,
-        loaded.size_px,
-        check_sizes(loaded, options.sizes),
-    )
-    graph = OneStepGraph(loaded)
+    task = open_task(source, options.precision, options.vae, report)
+    for note in task.notes:
+        report(f"warning: {note}")
+    signature = task.signature(options.sizes)
     report(f"loaded {source.model} in {clock.lap('load'):.1f} s")
-    cases = _draw(loaded, graph, signature, options, report)
+    cases = _draw(task, signature, options, report)
     clock.lap("reference")
     with staging(repository) as staged:
-        write_onnx(graph, signature, staged / GRAPH, options.opset)
+        write_onnx(task.graph, signature, staged / GRAPH, options.opset)
         size_mb = sum(file.stat().st_size for file in staged.iterdir()) / 1e6
         report(f"wrote one graph, {size_mb:.1f} MB, in {clock.lap('onnx'):.1f} s")
-        facts = _facts(loaded, signature, source, options)
+        facts = _facts(task, signature, source, options)
         parity = None
         if cases:
             parity, measured = _measure(staged / GRAPH, cases, options, report)
             facts |= measured
             report(f"the gate: passed in {clock.lap('gate'):.1f} s")
         _warn_of_operators(staged / GRAPH, report)
-        _write_tokenizers(loaded, staged)
+        task.write_files(staged)
         published = _publish(staged, repository, name, signature, options, facts)
     _report_published(published, signature, options, report)
     clock.lap("publish")
     return Exported(published.folder, published.version, published.digest, parity, clock.seconds)
 
 
-def _load(source: Source, options: Options, report: Report) -> Student:
-    """The model in its number types and with its decoder; what it looks like is said."""
-    precision = options.precision
-    loaded = load_model(replace(source, dtype=precision.unet, vae_dtype=precision.vae))
-    if options.vae is not None:
-        load_decoder(loaded, options.vae, precision.vae)
-    largest = apply_precision(loaded, precision)
-    if largest is not None:
-        report(f"the decoder's largest value is {largest.value:.0f} ({largest.module}): float16 ok")
-    for note in loaded.notes:
-        report(f"warning: {note}")
-    return loaded
-
-
-def _draw(
-    student: Student, graph: OneStepGraph, signature: Signature, options: Options, report: Report
-) -> tuple[Cases, ...]:
+def _draw(task: Task, signature: Signature, options: Options, report: Report) -> tuple[Cases, ...]:
     """What torch and stock diffusers draw; nothing where the gate is left out."""
     if not options.gate:
         report("warning: the gate is left out; run `distill verify` where the model will be served")
         return ()
-    cases = draw_every_size(student, graph, signature, max(MEASURED_ROWS, options.max_batch))
-    for note in look_at(student, SAMPLES):
+    cases = draw_every_size(task, signature, max(MEASURED_ROWS, options.max_batch))
+    for note in task.looks():
         report(f"warning: {note}")
     return cases
 
@@ -199,20 +174,11 @@ def _warn_of_operators(file: Path, report: Report) -> None:
         report(f"warning: TensorRT does not list {unsupported}")
 
 
-def _write_tokenizers(student: Student, folder: Path) -> None:
-    pipeline = student.pipeline
-    both = (pipeline.tokenizer, pipeline.tokenizer_2)
-    for tokenizer, file in zip(both, TOKENIZERS.values(), strict=True):
-        write_tokenizer(tokenizer, folder / file)
-
-
-def _facts(student: Student, signature: Signature, source: Source, options: Options) -> Manifest:
+def _facts(task: Task, signature: Signature, source: Source, options: Options) -> Manifest:
     """Everything of the manifest that depends neither on a measurement nor on the place."""
     return {
         **describe(signature, options.max_batch),
-        "one_step": student.step.to_json(),
-        "precision": options.precision.to_json(),
-        "decoder": decoder_facts(student),
+        **task.facts(),
         "gate": {"level": "not measured"},
         "source": origin_of(source, options),
         "versions": {library: installed(library) for library in LIBRARIES},

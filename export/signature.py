@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 TOKENS = 77  # CLIP's context
 NOISE = "noise"
+CLASS_LABELS = "class_labels"
 
 Size = tuple[int, int]  # (width, height) of a picture in pixels
 
@@ -72,3 +73,16 @@ def text_to_image(
         pixels_per_latent=scale,
     )
     return signature if len(sizes) > 1 else signature.at(sizes[0])
+
+
+def class_to_image(channels: int, size_px: int) -> Signature:
+    """Class numbers and noise [B, C, H, W] in, pictures [B, H, W, 3] of one size out."""
+    return Signature(
+        inputs=(
+            Tensor(CLASS_LABELS, "int64", ()),
+            Tensor(NOISE, "float32", (channels, size_px, size_px)),
+        ),
+        output=Tensor("image", "uint8", (size_px, size_px, 3)),
+        sizes=((size_px, size_px),),
+        pixels_per_latent=1,
+    )

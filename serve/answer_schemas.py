@@ -54,11 +54,15 @@ V1_MODEL = object_of(
         "owned_by": STRING,
         "version": INTEGER,
         "digest": STRING,
+        "task": {"enum": ["text-to-image", "class-to-image"]},
         "sizes": {"type": "array", "items": STRING},
         "max_images": INTEGER,
         "default": BOOLEAN,
     },
-    {"refused": object_of({"reason": STRING}, {"version": NULLABLE_INTEGER})},
+    {
+        "classes": object_of({"count": INTEGER, "names": {"type": "array", "items": STRING}}),
+        "refused": object_of({"reason": STRING}, {"version": NULLABLE_INTEGER}),
+    },
 )
 V1_MODELS = object_of(
     {"object": {"const": "list"}, "data": {"type": "array", "items": {"$ref": f"{NAMED}Model"}}}

@@ -184,7 +184,7 @@ class OrtBackend:
 
     def _rows(self, size: str, count: int) -> list[Feeds]:
         return [
-            {**self._model.tokenize(f"{seed}"), "noise": self._model.noise(seed, size)}
+            {**self._model.example(seed), "noise": self._model.noise(seed, size)}
             for seed in range(count)
         ]
 

@@ -25,6 +25,7 @@ EXAMPLE_MODEL = {
     "owned_by": "singlepass",
     "version": 1,
     "digest": EXAMPLE_DIGEST,
+    "task": "text-to-image",
     "sizes": ["64x64"],
     "max_images": 8,
     "default": True,
@@ -142,6 +143,7 @@ GENERATE_DOCS: Docs = {
         {
             "one picture": {"prompt": "a small red circle on the left", "seed": 1},
             "several": {"prompt": "a red shape", "num_images": 4, "format": "webp", "quality": 80},
+            "of a class": {"class_label": 207, "seed": 1, "model": "imagenet64"},
         },
     ),
     "responses": {
@@ -176,6 +178,7 @@ IMAGES_DOCS: Docs = {
         {
             "one picture": {"prompt": "a small red circle on the left", "model": "shapes"},
             "several": {"prompt": "a red shape", "n": 4, "output_format": "jpeg", "seed": 1},
+            "of a class": {"prompt": "207", "model": "imagenet64", "seed": 1},
         },
     ),
     "responses": {

@@ -16,12 +16,12 @@ ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 def identity(order: Order, model: Model) -> str:
     """SHA-256 in hex over all that the bytes of an order's pictures hang on.
 
-    The artefact and its name, prompt, seeds, size, format, quality, this release, the encoders.
+    The artefact, its name, prompt or class, seeds, size, format, quality, this release, encoders.
     """
     parts = (
         model.manifest.digest,
         model.label,
-        order.prompt,
+        order.subject,
         order.seeds,
         order.size,
         order.format,

@@ -19,8 +19,10 @@ from serve.images import WITH_QUALITY, Format, Origin, encode
 from serve.metrics import ModelMetrics, unobserved
 from serve.model import Feeds, Model, load_model
 from serve.noise import MAX_SEED
+from serve.requested_subject import subject_errors, subject_of
 from serve.schemas import GenerateRequest, parse_fields
 from serve.settings import Settings
+from serve.subject import Subject, example_subject, fields_of
 from serve.turn import USUAL, Turn
 
 T = TypeVar("T")
@@ -33,7 +35,7 @@ SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", "
 class Order:
     """A request that the model can meet, unless its prompt is too long; its seeds are chosen."""
 
-    prompt: str
+    subject: Subject
     seeds: tuple[int, ...]
     size: str
     format: Format
@@ -63,11 +65,14 @@ class Answer:
 def read_order(request: GenerateRequest, model: Model, settings: Settings) -> Order:
     """Check a request against the model and the limits; raises InvalidParametersError."""
     seed = secrets.randbits(32) if request.seed is None else request.seed
-    refused = _refused(request, seed, model, settings)
+    refused = subject_errors(
+        request, model.manifest.classes, model.label, settings.max_prompt_chars
+    )
+    refused += _refused(request, seed, model, settings)
     if refused:
         raise InvalidParametersError.of(*refused)
     return Order(
-        prompt=request.prompt,
+        subject=subject_of(request),
         seeds=tuple(range(seed, seed + request.num_images)),
         size=request.size or model.default_size,
         format=request.format,
@@ -80,10 +85,7 @@ def _refused(
 ) -> list[FieldError]:
     """What the schema cannot know: limits of the settings, of the model, and between fields."""
     refused = []
-    chars, last_seed = len(request.prompt), seed + request.num_images - 1
-    if chars > settings.max_prompt_chars:
-        detail = f"has {chars} characters, allowed are {settings.max_prompt_chars}"
-        refused.append(FieldError("prompt", detail))
+    last_seed = seed + request.num_images - 1
     if request.num_images > settings.max_images:
         detail = f"is {request.num_images}, allowed is 1 to {settings.max_images}"
         refused.append(FieldError("num_images", detail))
@@ -130,7 +132,7 @@ class Generator:
         RetryableError. Cancelling takes them out of the queue.
         """
         start = time.perf_counter()
-        ids = self._model.tokenize(order.prompt)
+        ids = self._model.condition(order.subject)
         feeds: list[Feeds] = [
             {**ids, "noise": self._model.noise(seed, order.size)} for seed in order.seeds
         ]
@@ -167,7 +169,7 @@ class Generator:
             raise
 
     async def _encode(self, order: Order, seed: int, inferred: Inferred) -> Picture:
-        origin = Origin(order.prompt, seed, self._model.label, self._model.manifest.digest)
+        origin = Origin(order.subject, seed, self._model.label, self._model.manifest.digest)
         if order.format == "raw":  # a copy takes less than the way to another thread
             return Picture(encode(inferred.pixels, "raw", None, origin), "raw", origin)
         loop = asyncio.get_running_loop()
@@ -184,11 +186,12 @@ async def _all(work: Sequence[Awaitable[T]]) -> list[T]:
 
 def generate_file(
     settings: Settings,
-    prompt: str,
+    prompt: str | None,
     seed: int | None,
     out: Path,
     size: str | None = None,
     quality: int | None = None,
+    class_label: int | None = None,
 ) -> Picture:
     """Write one picture to `out`, in the format of its suffix: the gateway's very bytes.
 
@@ -199,8 +202,8 @@ def generate_file(
         raise ServeError(f"{out} ends in {out.suffix!r}, allowed are: {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise ServeError(f"{out} cannot be written: there is no folder {out.parent}")
-    fields = {"prompt": prompt, "seed": seed, "size": size, "format": format, "quality": quality}
-    request = parse_fields(fields)
+    fields = {"prompt": prompt, "class_label": class_label, "seed": seed, "size": size}
+    request = parse_fields({**fields, "format": format, "quality": quality})
     model = load_model(settings.repository, *settings.models[:1])
     picture = asyncio.run(_one(read_order(request, model, settings), model, settings))
     try:
@@ -233,6 +236,8 @@ def time_pictures(
 ) -> list[float]:
     """Seconds from text to PNG bytes of `count` pictures, one at a time, on a warm model.
 
+    Of a model with classes, from a class's number.
+
     Raises ServeError, as `generate_file` does.
     """
     model = load_model(settings.repository, *settings.models[:1])
@@ -240,11 +245,12 @@ def time_pictures(
 
 
 async def _time_each(model: Model, settings: Settings, count: int, prompt: str) -> list[float]:
-    times = []
+    times, classes = [], model.manifest.classes
+    subject = fields_of(prompt if classes is None else example_subject(0, classes))
     async with _opened(model, settings) as generator:
         for seed in range(count + 1):
             start = time.perf_counter()
-            request = parse_fields({"prompt": prompt, "seed": seed, "format": "png"})
+            request = parse_fields({**subject, "seed": seed, "format": "png"})
             await generator.generate(read_order(request, model, settings))
             times.append(time.perf_counter() - start)
     return times[1:]  # the first warms up

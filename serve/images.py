@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, features
 
+from serve.subject import Subject, fields_of
+
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 FileFormat = Literal["png", "jpeg", "webp"]
 Format = Literal["png", "jpeg", "webp", "raw"]
@@ -34,7 +36,7 @@ USER_COMMENT = 0x9286
 class Origin:
     """What a picture was made from; enough to make it again."""
 
-    prompt: str
+    subject: Subject
     seed: int
     model: str
     digest: str
@@ -81,10 +83,11 @@ def _png_text(origin: Origin) -> PngImagePlugin.PngInfo:
 
 
 def _exif(origin: Origin) -> bytes:
-    """ImageDescription: the prompt (ASCII by the standard). UserComment: all fields as JSON."""
+    """ImageDescription: what it shows (ASCII by the standard). UserComment: all fields as JSON."""
     comment = json.dumps(_fields(origin), ensure_ascii=False)
     exif = Image.Exif()
-    exif[IMAGE_DESCRIPTION] = origin.prompt.encode("ascii", "replace").decode("ascii")
+    shown = origin.subject if isinstance(origin.subject, str) else f"class {origin.subject}"
+    exif[IMAGE_DESCRIPTION] = shown.encode("ascii", "replace").decode("ascii")
     exif.get_ifd(EXIF_IFD)[USER_COMMENT] = (
         b"ASCII\0\0\0" + comment.encode("ascii")
         if comment.isascii()
@@ -95,7 +98,7 @@ def _exif(origin: Origin) -> bytes:
 
 def _fields(origin: Origin) -> dict[str, str | int]:
     return {
-        "prompt": origin.prompt,
+        **fields_of(origin.subject),
         "seed": origin.seed,
         "model": origin.model,
         "digest": origin.digest,

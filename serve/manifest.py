@@ -16,10 +16,12 @@ from pydantic import (
 )
 
 from serve import noise
+from serve.classes import Classes
 from serve.errors import RepositoryError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+CLASS_LABELS = "class_labels"
 
 SizeName = Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")]  # WIDTHxHEIGHT in pixels
 
@@ -56,7 +58,7 @@ class Manifest(_Part):
     format: Literal[1]
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: int = Field(ge=1)
-    task: Literal["text-to-image"]
+    task: Literal["text-to-image", "class-to-image"]
     digest: str
     files: dict[str, FileEntry] = Field(min_length=1)
     graph: str
@@ -65,7 +67,8 @@ class Manifest(_Part):
     sizes: tuple[SizeName, ...] = Field(min_length=1)
     pixels_per_latent: int = Field(8, ge=1)
     max_batch: int = Field(ge=1)
-    tokenizers: dict[str, TokenizerEntry] = Field(min_length=1)
+    tokenizers: dict[str, TokenizerEntry] = Field(default_factory=dict)
+    classes: Classes | None = None
 
     @field_validator("format", mode="before")
     @classmethod
@@ -85,12 +88,28 @@ class Manifest(_Part):
         for name in self.files:
             if Path(name).name != name or name.startswith("."):
                 raise ValueError(f"files lists {name!r}, allowed is a plain file name")
-        if {tensor.name for tensor in self.inputs} != {*self.tokenizers, "noise"}:
-            raise ValueError("inputs must be the tokenizers' inputs and 'noise'")
+        self._check_inputs()
         self._check_shapes()
         if self.digest != digest_of(self.files):
             raise ValueError("digest does not match files")
         return self
+
+    def _check_inputs(self) -> None:
+        """Beside the noise: ids for each tokenizer, or one class a picture."""
+        found = {tensor.name: tensor for tensor in self.inputs}
+        if self.task == "text-to-image":
+            if not self.tokenizers or self.classes is not None:
+                raise ValueError("the task text-to-image has tokenizers and no classes")
+            if found.keys() != {*self.tokenizers, "noise"}:
+                raise ValueError("inputs must be the tokenizers' inputs and 'noise'")
+            return
+        if self.tokenizers or self.classes is None:
+            raise ValueError("the task class-to-image has classes and no tokenizers")
+        if found.keys() != {CLASS_LABELS, "noise"}:
+            raise ValueError(f"inputs must be '{CLASS_LABELS}' and 'noise'")
+        labels = found[CLASS_LABELS]
+        if (labels.dtype, labels.shape) != ("int64", (None,)):
+            raise ValueError(f"{CLASS_LABELS} must be int64 with one number a picture")
 
     def _check_shapes(self) -> None:
         """One size has fixed shapes, several have open sides; the noise suffices for each."""

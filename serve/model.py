@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 
 from serve import noise, version_policy
 from serve.errors import FieldError, InvalidParametersError, RepositoryError
-from serve.manifest import Manifest, check_files, read_manifest
+from serve.manifest import CLASS_LABELS, Manifest, check_files, read_manifest
+from serve.subject import Subject, example_subject
 
 Feeds = dict[str, NDArray[np.generic]]  # one picture's inputs by name, without the batch axis
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Model:
-    """One version of a model, with the tokenizer of each of its text inputs."""
+    """One version of a model, with the tokenizer of each of its text inputs, if it has any."""
 
     folder: Path
     manifest: Manifest
@@ -53,6 +54,19 @@ class Model:
                 raise InvalidParametersError.of(FieldError("prompt", detail))
             ids[name] = np.array(tokens, dtype=np.int64)
         return ids
+
+    def condition(self, subject: Subject) -> Feeds:
+        """What the graph is told of a prompt, or of a class that the model has, [] int64.
+
+        Raises InvalidParametersError for a prompt that is too long.
+        """
+        if isinstance(subject, str):
+            return self.tokenize(subject)
+        return {CLASS_LABELS: np.array(subject, np.int64)}
+
+    def example(self, number: int) -> Feeds:
+        """Any conditioning; those of different numbers differ where they can."""
+        return self.condition(example_subject(number, self.manifest.classes))
 
     @property
     def default_size(self) -> str:

@@ -28,6 +28,7 @@ from serve.schemas import GenerateRequest, ImagesRequest, parse_body
 from serve.served import Served
 from serve.settings import Settings
 from serve.stamps import note
+from serve.subject import subject_from_text
 
 # Our name of a field -> OpenAI's.
 NAMES = {"num_images": "n", "format": "output_format", "quality": "output_compression"}
@@ -75,9 +76,14 @@ def _for_caller(request: Request) -> Gateway:
 
 
 def _order(body: ImagesRequest, model: Model, settings: Settings) -> Order:
-    """The order of a body; raises InvalidParametersError with OpenAI's names."""
+    """The order of a body; raises InvalidParametersError with OpenAI's names.
+
+    There a prompt must be given; it says which class, where the model has classes.
+    """
+    subject = subject_from_text(body.prompt, model.manifest.classes)
     fields = GenerateRequest(
-        prompt=body.prompt,
+        prompt=subject if isinstance(subject, str) else None,
+        class_label=subject if isinstance(subject, int) else None,
         seed=body.seed,
         num_images=body.n or 1,
         size=None if body.size == "auto" else body.size,
@@ -116,6 +122,8 @@ def _described(gateway: Gateway, served: Served, name: str) -> dict[str, object]
         "owned_by": "singlepass",
         "version": manifest.version,
         "digest": manifest.digest,
+        "task": manifest.task,
+        **({"classes": manifest.classes.model_dump()} if manifest.classes else {}),
         "sizes": manifest.sizes,
         "max_images": gateway.settings.max_images,
         "default": gateway.repository.is_default(served),

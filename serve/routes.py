@@ -36,6 +36,7 @@ from serve.schemas import GenerateRequest, parse_body
 from serve.served import Served
 from serve.settings import Settings
 from serve.stamps import note
+from serve.subject import fields_of
 from serve.turn import Turn
 
 DEADLINE_HEADER = "X-Deadline-Ms"
@@ -67,7 +68,7 @@ router = APIRouter(route_class=PlainRoute)
 
 @router.post("/generate", openapi_extra=GENERATE_DOCS, response_class=Response)
 async def generate(request: Request) -> Response:
-    """Pictures from a prompt: one as its bytes, several (or on request) as JSON."""
+    """Pictures of a prompt or a class: one as its bytes, several (or on request) as JSON."""
     gateway = gateway_of(request)
     asker = asker_of(request, gateway)
     fields = parse_body(await read_body(request, gateway.settings), GenerateRequest)
@@ -154,7 +155,7 @@ def note_order(request: Request, served: Served, order: Order) -> None:
         model=served.model.label,
         pictures=len(order.seeds),
         seed=order.seeds[0],
-        prompt=order.prompt,
+        **fields_of(order.subject),
     )
 
 

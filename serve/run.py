@@ -21,6 +21,7 @@ from serve.connection import Connection
 from serve.errors import SettingsError
 from serve.routes import Gateway
 from serve.settings import Settings
+from serve.subject import example_subject, fields_of
 
 # A thread that comes back from the model or the encoder waits so long for the interpreter, which
 # the event loop holds. At Python's 5 ms the model mostly stood still under overload.
@@ -109,7 +110,9 @@ class DrainingServer(uvicorn.Server):
         url = f"http://{_reachable(self._settings.host)}:{port}"
         models = (served.model for served in self.gateway.repository.all())
         named = ", ".join(f"{model.label} ({', '.join(model.manifest.sizes)})" for model in models)
-        body = json.dumps({"prompt": EXAMPLE_PROMPT, "seed": 1})
+        first = self.gateway.repository.all()[0].model.manifest.classes
+        subject = EXAMPLE_PROMPT if first is None else example_subject(0, first)
+        body = json.dumps({**fields_of(subject), "seed": 1})
         _say(
             f"serving {named} on {url}\n"
             f"curl -sS {url}/generate -H 'Content-Type: application/json' -d '{body}' -o a.png"

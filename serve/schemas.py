@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from serve.errors import FieldError, InvalidParametersError, MalformedBodyError
 from serve.images import FileFormat, Format
@@ -41,22 +42,27 @@ class Body(BaseModel):
 
 
 class GenerateRequest(Body):
-    """The body of POST /generate."""
+    """The body of POST /generate; the model takes either a prompt or a class_label."""
 
     not_supported = NOT_SUPPORTED | {
         "n": "the number of pictures is called num_images",
         "batch_size": "the number of pictures is called num_images",
         "output_format": "the format is called format",
         "response_format": "send Accept: application/json for pictures in JSON",
+        "class": "the class is called class_label",
+        "class_labels": "the class is called class_label, one for all pictures",
     }
 
-    prompt: Prompt
+    prompt: Prompt | None = Field(None, description="required, unless the model draws classes")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="drawn at random if not given")
     num_images: int = Field(1, ge=1, description="picture i has the seed `seed` + i")
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WxH in px")
     format: Format = Field("png", description="if not given, the image that Accept likes best")
     quality: int | None = Field(None, ge=1, le=100, description="jpeg and webp only")
     model: str | None = Field(None, description=MODEL)
+    class_label: int | None = Field(
+        None, ge=0, description="required of a model that draws classes, in place of a prompt"
+    )
     steps: OneStep | None = Field(None, description="1, as every picture takes one step")
     num_inference_steps: OneStep | None = Field(None, description="the same as steps")
 
@@ -71,9 +77,10 @@ class ImagesRequest(Body):
         "style": "the student has one style; say it in the prompt",
         "moderation": "the gateway does not moderate",
         "partial_images": "one step has no partial pictures",
+        "class_label": "the prompt names the class, by its name or its number",
     }
 
-    prompt: Prompt
+    prompt: Prompt = Field(description="of a model that draws classes: one's name or number")
     model: str | None = Field(None, description=MODEL)
     n: int | None = Field(None, ge=1, description="1 if not given; i has the seed `seed` + i")
     size: str | None = Field(
@@ -108,7 +115,7 @@ def parse_body(body: bytes, kind: type[B]) -> B:
             raise MalformedBodyError(f"the body is not JSON: {reason}") from None
         if first["type"] == "model_type":
             raise MalformedBodyError("the body is JSON, but not an object") from None
-        raise _refusal(error, kind) from None
+        raise _refusal(error, kind, from_json(body)) from None
 
 
 def parse_fields(fields: Mapping[str, object]) -> GenerateRequest:
@@ -116,16 +123,24 @@ def parse_fields(fields: Mapping[str, object]) -> GenerateRequest:
     try:
         return GenerateRequest.model_validate(fields)
     except ValidationError as error:
-        raise _refusal(error, GenerateRequest) from None
+        raise _refusal(error, GenerateRequest, fields) from None
 
 
-def _refusal(error: ValidationError, kind: type[Body]) -> InvalidParametersError:
-    """What is wrong, of many faults the first: an answer is not larger than what it answers."""
+def _refusal(
+    error: ValidationError, kind: type[Body], given: Mapping[str, object]
+) -> InvalidParametersError:
+    """What is wrong, of many faults the first: an answer is not larger than what it answers.
+
+    Which of the two subjects a model takes is known only when it is asked for.
+    """
     count, errors = error.error_count(), error.errors(include_url=False)[:MOST_FAULTS]
     named = [FieldError(str(e["loc"][0])[:80], _reason(e, kind)) for e in errors]
     if count > MOST_FAULTS:
         detail = f"{count} faults, of which the first {MOST_FAULTS} are named"
         named.insert(0, FieldError("body", detail))
+    if kind is GenerateRequest and not {"prompt", "class_label"} & given.keys():
+        detail = "is required (or class_label, of a model that draws classes)"
+        named.insert(0, FieldError("prompt", detail))
     return InvalidParametersError.of(*named)
 
 

@@ -47,7 +47,8 @@ def _listed(tensors: tuple[Tensor, ...]) -> dict[str, tuple[str, list[int]]]:
     return {
         tensor.name: (
             TYPES[tensor.dtype],
-            [-1 if length is None else length for length in tensor.shape[1:]],
+            # one number a picture is one of one to Triton, which reshapes it
+            [-1 if length is None else length for length in tensor.shape[1:]] or [1],
         )
         for tensor in tensors
     }

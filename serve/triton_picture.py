@@ -70,7 +70,7 @@ class TritonPicture:
             request.inputs.add(
                 name=tensor.name,
                 datatype=DATATYPES[tensor.dtype],
-                shape=(1, *feeds[tensor.name].shape),
+                shape=(1, *(feeds[tensor.name].shape or (1,))),  # a number goes as one of one
             )
         request.outputs.add(name=manifest.output.name)
         return request

@@ -52,6 +52,26 @@ def tiny_export(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def class_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny class-conditional student of four named classes, 16x16 pixels; read only."""
+    from tiny_classes import save_class_student
+
+    folder = save_class_student(tmp_path_factory.mktemp("tiny") / "classes")
+    (folder / "classes.txt").write_text("red\nblue\ngreen\nsmall dog\n", "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def class_export(class_student: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyExport:
+    """That student as `edm/1` in a repository of its own; exported once, read only."""
+    from export.export import export_student
+
+    repository, lines = tmp_path_factory.mktemp("class-repository"), list[str]()
+    exported = export_student(class_student, repository, "edm", report=lines.append)
+    return TinyExport(exported, repository, lines)
+
+
+@pytest.fixture(scope="session")
 def shapes() -> Iterator[SimpleNamespace]:
     """The scripts of examples/shapes as modules: world, checker, judge, draw_pictures."""
     sys.path.insert(0, str(SHAPES))

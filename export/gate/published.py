@@ -22,9 +22,9 @@ from export.gate.unoptimised import onnx_cases
 from export.gate.verify import draw_every_size, rows_by_size
 from export.gate.version import Version, open_version
 from export.gate.worst import write_sheet
-from export.graph.module import OneStepGraph
-from export.model.student import Student, load_student
+from export.model.foreign import Source
 from export.repository.manifest import student_sha256
+from export.tasks.opening import open_task
 
 AGAINST = ("torch", "onnx", "triton")
 ROWS = (64, 32, 16, 8)  # the first that the time allows; eight at least
@@ -36,7 +36,6 @@ SUBJECTS = {
     "triton": "the server does not draw the pictures of the version's graph",
 }
 
-Load = Callable[[Path], Student]
 Report = Callable[[str], None]
 
 
@@ -66,7 +65,6 @@ def verify_repository(
     version: int | None = None,
     request: Request | None = None,
     *,
-    load: Load = load_student,
     report: Report = print,
 ) -> Parity:
     """Measure a version (the newest of the only model if not named), write and report the figures.
@@ -81,7 +79,7 @@ def verify_repository(
     limits = request.limits or limits_for(arithmetic_of(found.graph), here=_is_here(request))
     rows = request.rows or affordable_rows(_picture_s(found, infer), found, request.budget_s)
     report(f"{found.label}, digest {found.manifest['digest'][:12]}, against {request.against}")
-    cases = _cases(found, request, rows, load)
+    cases = _cases(found, request, rows)
     parity = measure(infer, cases, found.max_batch, limits)
     report(f"{parity.table()}\nmeasured in {time.monotonic() - start:.1f} s")
     _write(found, request, parity, report)
@@ -130,14 +128,14 @@ def _runtime(version: Version, request: Request) -> Infer:
 
 def _picture_s(version: Version, infer: Infer) -> float:
     """Seconds of one picture of the default size, once the runtime is warm."""
-    cases = plan(version.signature, version.encoder(), 1)
+    cases = plan(version.signature, version.subjects(), 1)
     draw(infer, cases, [0])
     start = time.monotonic()
     draw(infer, cases, [0])
     return time.monotonic() - start
 
 
-def _cases(version: Version, request: Request, rows: int, load: Load) -> tuple[Cases, ...]:
+def _cases(version: Version, request: Request, rows: int) -> tuple[Cases, ...]:
     """The cases of every size with what the references draw, scanned."""
     if request.student is None:
         return onnx_cases(version, rows, request.threads)
@@ -148,9 +146,8 @@ def _cases(version: Version, request: Request, rows: int, load: Load) -> tuple[C
             f"--student {request.student} has sha256 {found[:12]}…, but {version.label} was made "
             f"from {expected[:12]}…"
         )
-    student = load(request.student)
-    graph = OneStepGraph(student)
-    return draw_every_size(student, graph, version.signature, rows, version.encoder())
+    task = open_task(Source(request.student))
+    return draw_every_size(task, version.signature, rows, version.subjects())
 
 
 def _write(version: Version, request: Request, parity: Parity, report: Report) -> None:

@@ -46,7 +46,8 @@ def triton_infer(url: str, model: str, version: int, timeout_s: float = TIMEOUT_
 
 
 def _input(name: str, array: NDArray[np.generic]) -> triton.InferInput:
-    """One input with its values, in Triton's words."""
+    """One input with its values, in Triton's words; one number a picture goes as [B, 1]."""
+    array = array.reshape(len(array), -1) if array.ndim == 1 else array
     tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
     tensor.set_data_from_numpy(np.ascontiguousarray(array))
     return tensor

@@ -20,10 +20,10 @@ from export.gate.version import Version
 def onnx_cases(version: Version, rows: int, threads: int) -> tuple[Cases, ...]:
     """The cases of every size with the reference's pictures, which are scanned."""
     plain = open_session(version.graph, threads, optimised=False)
-    encode = version.encoder()
+    subjects = version.subjects()
     cases = []
     for size, count in rows_by_size(version.signature, rows).items():
-        planned = plan(version.signature, encode, count, size)
+        planned = plan(version.signature, subjects, count, size)
         pictures = np.concatenate([draw(plain, planned, [row]) for row in range(count)])
         cases.append(replace(planned, pictures={"onnx": pictures}))
     probe = open_probe(version.graph, threads)

@@ -1,6 +1,6 @@
 """The parity gate of the exporter: the graph that will be served against torch and diffusers.
 
-Two references, each computed one picture at a time: the `OneStepGraph` in torch, and stock
+Two references, each computed one picture at a time: the task's graph in torch, and stock
 diffusers' own one-step call of the pipeline. N rows of cases, H x W picture size in pixels.
 """
 
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from export.errors import ParityError
-from export.gate.cases import Cases, Encode, Feeds, Infer, Pictures, pipeline_encoder, plan
+from export.gate.cases import Cases, Feeds, Infer, Pictures, plan
 from export.gate.measure import measure
 from export.gate.parity import Limits, Parity
-from export.graph.module import OneStepGraph, to_levels
-from export.model.stock import stock_pictures
-from export.model.student import Student
+from export.graph.module import to_levels
 from export.quiet import quiet
 from export.signature import NOISE, Signature, Size
+from export.tasks.subjects import Subjects
+from export.tasks.task import Graph, Task
 
 __all__ = ["Cases", "Feeds", "Infer", "draw_cases", "draw_every_size", "verify"]
 
@@ -27,15 +27,11 @@ FURTHER_ROWS = 4  # of the sizes after the first
 
 
 def draw_every_size(
-    student: Student,
-    graph: OneStepGraph,
-    signature: Signature,
-    rows: int,
-    encode: Encode | None = None,
+    task: Task, signature: Signature, rows: int, subjects: Subjects | None = None
 ) -> tuple[Cases, ...]:
     """The cases of each size with both references' pictures."""
     return tuple(
-        draw_cases(student, graph, signature, count, size, encode)
+        draw_cases(task, signature, count, size, subjects)
         for size, count in rows_by_size(signature, rows).items()
     )
 
@@ -47,29 +43,28 @@ def rows_by_size(signature: Signature, rows: int) -> dict[Size, int]:
 
 
 def draw_cases(
-    student: Student,
-    graph: OneStepGraph,
+    task: Task,
     signature: Signature,
     rows: int,
     size: Size | None = None,
-    encode: Encode | None = None,
+    subjects: Subjects | None = None,
 ) -> Cases:
     """Cases of one size with both references' pictures, which are scanned; `ParityError` says why.
 
-    `encode` gives the ids that the graph is fed (the student's own tokenizers if it is not given).
+    `subjects` gives the inputs that the graph is fed (the student's own if it is not given).
     """
-    cases = plan(signature, encode or pipeline_encoder(student.pipeline), rows, size)
+    cases = plan(signature, subjects or task.subjects(), rows, size)
     drawn = torch.from_numpy(cases.feeds[NOISE])
     noise = [drawn[row : row + 1] for row in range(rows)]
-    pictures = {"torch": torch_pictures(graph, cases)}
+    pictures = {"torch": torch_pictures(task.graph, cases)}
     # that a prompt was cut is said of each; that of ours is long on purpose
     with quiet("diffusers", level=logging.ERROR):
-        pictures["stock"] = stock_pictures(student, cases.prompts, noise)
+        pictures["stock"] = task.stock(cases.prompts, noise)
     return replace(cases, pictures=pictures)
 
 
 @torch.no_grad()
-def torch_pictures(graph: OneStepGraph, cases: Cases) -> Pictures:
+def torch_pictures(graph: Graph, cases: Cases) -> Pictures:
     """What the module draws, one picture at a time; scanned as floats before they are rounded."""
     inputs = {name: torch.from_numpy(array) for name, array in cases.feeds.items()}
     pictures = [

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.errors import RepositoryError
-from export.gate.cases import Encode, file_encoder
 from export.repository.manifest import Manifest, check_version, signature_of
 from export.repository.versions import versions
 from export.signature import Signature
+from export.tasks.subjects import Subjects, subjects_of
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Version:
         """The largest batch a server may send."""
         return int(self.manifest["max_batch"])
 
-    def encoder(self) -> Encode:
-        """The tokenizers that lie beside the graph."""
-        return file_encoder(self.folder, self.manifest["tokenizers"])
+    def subjects(self) -> Subjects:
+        """What it is asked for: by the tokenizers beside the graph, or by its classes."""
+        return subjects_of(self.folder, self.manifest)
 
 
 def open_version(repository: Path, model: str | None, version: int | None) -> Version:

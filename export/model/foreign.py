@@ -80,7 +80,7 @@ def _from_directory(source: Source) -> Opened:
             f"directory that diffusers saved, the directory of a UNet, or a safetensors file"
         )
     base = _base(source, "a UNet")
-    with _reasons(folder):
+    with loading_reasons(folder):
         unet = UNet2DConditionModel.from_pretrained(
             folder, dtype=source.dtype, local_files_only=True, use_safetensors=True
         )
@@ -115,7 +115,7 @@ def _base(source: Source, what: str) -> Path:
 def _whole(folder: Path, source: Source, **parts: Any) -> Any:
     """The directory through stock diffusers, with `parts` in the place of its own."""
     _check_index(folder)
-    with _reasons(folder):
+    with loading_reasons(folder):
         return StableDiffusionXLPipeline.from_pretrained(
             folder,
             **parts,
@@ -129,7 +129,7 @@ def _whole(folder: Path, source: Source, **parts: Any) -> Any:
 def _single_file(file: Path, base: Path, unet: Any, source: Source) -> Any:
     """A whole checkpoint in the original layout; configs and tokenizers are the base's."""
     vae = load_vae(file, base, source.vae_dtype)
-    with _reasons(file):
+    with loading_reasons(file):
         pipeline = StableDiffusionXLPipeline.from_single_file(
             str(file),
             config=str(base),
@@ -145,7 +145,7 @@ def _single_file(file: Path, base: Path, unet: Any, source: Source) -> Any:
 
 
 @contextmanager
-def _reasons(path: Path) -> Iterator[None]:
+def loading_reasons(path: Path) -> Iterator[None]:
     """What the libraries find wrong, as one line of ours."""
     try:
         yield

@@ -34,10 +34,13 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class OneStep:
-    """The step of one model; `kind` says whose recipe it is."""
+    """The step of one model; `kind` says whose recipe it is.
+
+    `timestep` is what the network is told: a whole number, but for a consistency model's 250 ln σ.
+    """
 
     kind: str
-    timestep: int
+    timestep: float
     prediction_type: str
     coefficients: Coefficients
 

@@ -87,6 +87,7 @@ def _version(folder: Path) -> str:
         "written": _written(folder),
         "digest": manifest["digest"],
         "sizes": " ".join(manifest.get("sizes", [])),
+        "classes": _classes(manifest.get("classes")),
         "max batch": str(manifest.get("max_batch", UNSAID)),
         "one step": _one_step(manifest.get("one_step", {})),
         "precision": _pairs(manifest.get("precision", {})),
@@ -124,10 +125,18 @@ def _level(manifest: Manifest) -> str:
     return str(manifest.get("gate", {}).get("level", UNSAID))
 
 
+def _classes(classes: dict[str, Any] | None) -> str:
+    """Of a class-conditional model: how many, and the names at both ends."""
+    if classes is None:
+        return UNSAID
+    names = classes.get("names", [])
+    return f"{classes['count']}" + (f", {names[0]!r} to {names[-1]!r}" if names else "")
+
+
 def _one_step(step: dict[str, Any]) -> str:
     if not step:
         return UNSAID
-    text = f"timestep {step.get('timestep')}, predicts {step.get('prediction_type')}"
+    text = f"timestep {_short(step.get('timestep'))}, predicts {step.get('prediction_type')}"
     if "coefficients" not in step:
         return text
     return f"{step.get('kind')}: {text}, {_pairs(step['coefficients'])}"

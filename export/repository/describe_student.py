@@ -59,6 +59,9 @@ def _picture(folder: Path) -> str:
     if not isinstance(latent, int):
         return f"sample_size {latent!r} in the unet's config"
     side = latent * scale
+    if not vae:
+        classes = unet.get("num_class_embeds")
+        return f"{side}x{side} px" + (f" of {classes} classes" if classes else "")
     return f"{side}x{side} px, latents {unet.get('in_channels')}x{latent}x{latent}"
 
 
@@ -72,6 +75,8 @@ def _one_step(folder: Path) -> str:
     ours = name == "DDIMScheduler" and config.get("timestep_spacing") == "leading"
     if ours and config.get("set_alpha_to_one") and not config.get("clip_sample"):
         return f"timestep {config.get('steps_offset', 0)}, predicts {kind} ({name})"
+    if name == "CMStochasticIterativeScheduler":
+        return f"sigma {config.get('sigma_max')} ({name})"
     spacing = config.get("timestep_spacing", "of no spacing")
     return f"not one of this project's: {name}, {spacing}, predicts {kind}"
 

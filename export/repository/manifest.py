@@ -16,6 +16,7 @@ from export.signature import TOKENS, Signature, Tensor
 FORMAT = 1
 FILE = "manifest.json"
 GRAPH = "model.onnx"
+TEXT, CLASSES = "text-to-image", "class-to-image"  # tasks
 TOKENIZERS = {"input_ids": "tokenizer.json", "input_ids_2": "tokenizer_2.json"}
 BYTECODE = "__pycache__"  # Triton's Python back end leaves it beside a model.py
 CHUNK_BYTES = 1 << 20
@@ -25,18 +26,21 @@ Manifest = dict[str, Any]
 
 
 def describe(signature: Signature, max_batch: int) -> Manifest:
-    """The part of a manifest that says how the graph is called."""
+    """The part of a manifest that says how the graph is called, and what by: text or classes."""
+    tokenizers = {
+        tensor.name: {"file": TOKENIZERS[tensor.name], "max_length": TOKENS}
+        for tensor in signature.inputs
+        if tensor.name in TOKENIZERS
+    }
     return {
-        "task": "text-to-image",
+        "task": TEXT if tokenizers else CLASSES,
         "graph": GRAPH,
         "inputs": [_tensor(tensor) for tensor in signature.inputs],
         "output": _tensor(signature.output),
         "sizes": [f"{width}x{height}" for width, height in signature.sizes],
         "pixels_per_latent": signature.pixels_per_latent,
         "max_batch": max_batch,
-        "tokenizers": {
-            name: {"file": file, "max_length": TOKENS} for name, file in TOKENIZERS.items()
-        },
+        **({"tokenizers": tokenizers} if tokenizers else {}),
     }
 
 

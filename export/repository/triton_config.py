@@ -157,9 +157,15 @@ def _check(runtime: str, options: ServingOptions, engines: Mapping[str, str] | N
 
 
 def _fields(kind: Any, tensor: Tensor) -> Any:
-    """A ModelInput or ModelOutput; Triton adds the batch itself and writes -1 for open lengths."""
+    """A ModelInput or ModelOutput; Triton adds the batch itself and writes -1 for open lengths.
+
+    Triton has no requests without dimensions: one number a picture comes as [1], and is reshaped.
+    """
     dims = [-1 if length is None else length for length in tensor.shape]
-    return kind(name=tensor.name, data_type=TYPES[tensor.dtype], dims=dims)
+    made = kind(name=tensor.name, data_type=TYPES[tensor.dtype], dims=dims or [1])
+    if not dims:
+        made.reshape.SetInParent()
+    return made
 
 
 def _version_policy(versions: int | tuple[int, ...]) -> Any:
@@ -203,13 +209,13 @@ def _add_profiles(
         for batch in range(1, max_batch + 1):
             spec = cuda.graph_spec.add(batch_size=batch)
             for tensor in single.inputs:
-                spec.input[tensor.name].dim.extend(tensor.shape)
+                spec.input[tensor.name].dim.extend(tensor.shape)  # as the engine has it
 
 
 def _add_warm_up(config: Any, signature: Signature, max_batch: int) -> None:
     """Every batch size at the first picture size; alone and the largest batch at the others.
 
-    Token 0 is a valid id of every vocabulary; the noise is Triton's own random data.
+    0 is a valid id of every vocabulary, and a class; the noise is Triton's own random data.
     """
     for index, single in enumerate(_single_sizes(signature)):
         batches = range(1, max_batch + 1) if index == 0 else sorted({1, max_batch})
@@ -220,7 +226,7 @@ def _add_warm_up(config: Any, signature: Signature, max_batch: int) -> None:
             for tensor in single.inputs:
                 value = sample.inputs[tensor.name]
                 value.data_type = TYPES[tensor.dtype]
-                value.dims.extend(tensor.shape)
+                value.dims.extend(tensor.shape or (1,))
                 if tensor.dtype == "int64":
                     value.zero_data = True
                 else:

@@ -1,17 +1,17 @@
 // The form: its settings as strings by name, and what is wrong with each.
 
-const NAMES = ["model", "prompt", "seed", "num_images", "size", "format"];
+const NAMES = ["model", "prompt", "class_label", "seed", "num_images", "size", "format"];
 const SEEDS = 2 ** 32; // as many streams of noise as there are
 
 const form = document.getElementById("form");
-const { prompt, seed, size, model, key, num_images: count } = form.elements;
+const { prompt, class_label: label, seed, size, model, key, num_images: count } = form.elements;
 
 let served = [];
 
 export function settings() {
   const text = (name) => form.elements[name].value.trim();
   const read = Object.fromEntries(NAMES.map((name) => [name, text(name)]));
-  return { ...read, prompt: prompt.value };
+  return classes() ? { ...read, prompt: "" } : { ...read, prompt: prompt.value, class_label: "" };
 }
 
 export function fill(values) {
@@ -40,6 +40,21 @@ export function offers(label) {
   return served.some((one) => `${one.id}/${one.version}` === label);
 }
 
+// The classes of the chosen model, {count, names}; of one that draws prompts there are none.
+function classes() {
+  return served.find(({ id }) => id === model.value)?.classes;
+}
+
+// What the chosen model is asked for: a prompt, or the number of a class, and its name if it has one.
+export function offerSubject() {
+  const known = classes();
+  document.getElementById("prompt-field").hidden = Boolean(known);
+  document.getElementById("class_label-field").hidden = !known;
+  if (!known) return;
+  label.max = known.count - 1;
+  document.getElementById("class_label-note").textContent = known.names[label.value] ?? "";
+}
+
 // The sizes of the chosen model, and how many pictures it makes at once.
 export function offer(chosen = size.value) {
   const one = served.find(({ id }) => id === model.value);
@@ -47,6 +62,8 @@ export function offer(chosen = size.value) {
   choices(size, one.sizes.map((name) => [name, name.replace("x", " × ")]));
   size.value = one.sizes.includes(chosen) ? chosen : one.sizes[0];
   if (one.max_images) count.max = one.max_images;
+  if (one.classes) label.value ||= "0";
+  offerSubject();
 }
 
 function choices(select, pairs) {

@@ -1,6 +1,7 @@
 // The strip of what was made: a click brings all of it back.
 
 import { copyButton } from "./copy.js";
+import { subject } from "./request.js";
 
 const MOST = 24;
 const section = document.getElementById("history");
@@ -34,9 +35,9 @@ function entry(id, made, recall) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = urls.length > 1 ? "several" : "one";
-  button.title = settings.prompt;
+  button.title = subject(settings);
   const number = pictures.length > 1 ? `, ${pictures.length} pictures` : "";
-  button.setAttribute("aria-label", `${settings.prompt}, seed ${settings.seed}${number}`);
+  button.setAttribute("aria-label", `${subject(settings)}, seed ${settings.seed}${number}`);
   button.append(...urls.map((url) => {
     const image = new Image();
     image.src = url;
@@ -51,6 +52,6 @@ function entry(id, made, recall) {
   }
   button.addEventListener("click", () => recall(made));
   const element = document.createElement("li");
-  element.append(button, copyButton(made.command, `Copy curl for ${settings.prompt}`));
+  element.append(button, copyButton(made.command, `Copy curl for ${subject(settings)}`));
   return { id, urls, element };
 }

@@ -13,7 +13,7 @@ const SLOW_MS = 150;
 
 const status = document.getElementById("status");
 const spoken = document.getElementById("spoken");
-const { prompt, seed, key, model } = document.getElementById("form").elements;
+const { prompt, class_label: label, seed, key, model } = document.getElementById("form").elements;
 
 let known = false; // whether the gateway has said what it serves
 let settled = 0;
@@ -34,7 +34,7 @@ async function make(settings, signal) {
     known = true;
     settings = form.settings();
   }
-  if (!settings.prompt.trim()) return null;
+  if (!settings.prompt.trim() && !settings.class_label) return null;
   const result = await gateway.generate(settings, signal);
   return { ...result, settings };
 }
@@ -127,6 +127,7 @@ prompt.addEventListener("keydown", (event) => {
   ask({ now: true });
 });
 seed.addEventListener("input", () => ask());
+label.addEventListener("input", () => { form.offerSubject(); ask(); });
 document.getElementById("num_images").addEventListener("input", () => ask());
 model.addEventListener("change", () => form.offer());
 for (const name of ["model", "size", "format"]) {

@@ -1,6 +1,7 @@
 // The stage: pictures at a whole multiple of their size, each with its facts.
 
 import { copyButton } from "./copy.js";
+import { subject } from "./request.js";
 
 const stage = document.getElementById("stage");
 const place = document.getElementById("pictures");
@@ -30,7 +31,7 @@ export async function show(pictures, settings) {
 async function figure(picture, url, settings) {
   const image = new Image();
   image.src = url;
-  image.alt = settings.prompt;
+  image.alt = subject(settings);
   await image.decode();
   const save = document.createElement("a");
   save.href = url;

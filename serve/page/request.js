@@ -1,7 +1,7 @@
 // One request in words: as the body of POST /generate, and as a command for a shell.
 
-const NAMES = ["model", "prompt", "size", "format", "num_images", "seed"];
-const NUMBERS = ["num_images", "seed"];
+const NAMES = ["model", "prompt", "class_label", "size", "format", "num_images", "seed"];
+const NUMBERS = ["class_label", "num_images", "seed"];
 
 // Settings (strings by name; "" is left out) as JSON. A seed has up to 64 bits, more than
 // JavaScript's numbers hold, so its digits go into the text as they are.
@@ -17,6 +17,11 @@ export function body(settings) {
 // Digits as a JSON number; anything else as a string, which the gateway refuses in its own words.
 function number(text) {
   return /^-?\d{1,40}$/.test(text) ? String(BigInt(text)) : JSON.stringify(text);
+}
+
+// What a picture shows, in words.
+export function subject({ prompt, class_label: label }) {
+  return prompt || `class ${label}`;
 }
 
 // The seeds of `count` pictures, of which the first has `seed`.

@@ -8,6 +8,7 @@ from export.gate.verify import Cases, draw_cases
 from export.graph.module import OneStepGraph
 from export.model.student import Student, load_student
 from export.signature import Signature, text_to_image
+from export.tasks.text_task import TextTask
 
 
 @pytest.fixture(scope="session")
@@ -33,4 +34,4 @@ def graph(student: Student) -> OneStepGraph:
 
 @pytest.fixture(scope="session")
 def cases(student: Student, graph: OneStepGraph, signature: Signature) -> Cases:
-    return draw_cases(student, graph, signature, rows=8)
+    return draw_cases(TextTask(student, graph), signature, rows=8)

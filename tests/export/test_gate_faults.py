@@ -17,6 +17,7 @@ from export.gate.session import open_probe, open_session
 from export.gate.verify import Cases, draw_cases, verify
 from export.graph.module import OneStepGraph
 from export.model.student import Student
+from export.tasks.text_task import TextTask
 
 import faults  # isort: skip
 
@@ -124,5 +125,5 @@ def test_other_weights_in_the_same_graph_are_not_refused(
 
 
 def _gate(student: Student, graph: OneStepGraph, signature, file: Path) -> Parity:
-    cases = draw_cases(student, graph, signature, 4)
+    cases = draw_cases(TextTask(student, graph), signature, 4)
     return verify(open_session(file, 1), cases, max_batch=3)

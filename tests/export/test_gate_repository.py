@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from export.errors import ExportError, ParityError, RepositoryError
-from export.gate.cases import PROMPTS
 from export.gate.parity import Limits
 from export.gate.published import Request, affordable_rows, check_request, verify_repository
 from export.gate.session import open_probe, open_session
 from export.gate.unoptimised import scan_levels
 from export.gate.version import open_version
 from export.repository.manifest import check_version, complete, write_manifest
+from export.tasks.subjects import PROMPTS
 
 import faults  # isort: skip
 from triton_fake import Triton, running  # isort: skip

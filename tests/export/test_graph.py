@@ -12,6 +12,7 @@ from export.graph.module import OneStepGraph, to_levels
 from export.model.one_step import PREDICTION_TYPES
 from export.model.student import load_student
 from export.signature import Signature
+from export.tasks.text_task import TextTask
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -22,7 +23,7 @@ def test_one_stock_step_gives_the_same_pictures(
     pipeline.scheduler = one_step_scheduler(399, prediction_type)
     pipeline.save_pretrained(tmp_path)
     student = load_student(tmp_path)
-    cases = draw_cases(student, OneStepGraph(student), signature, rows=2)
+    cases = draw_cases(TextTask(student, OneStepGraph(student)), signature, rows=2)
     np.testing.assert_array_equal(cases.torch_pictures, cases.stock_pictures)
 
 
@@ -34,7 +35,7 @@ def test_the_statistics_of_the_latents_are_applied_as_stock_diffusers_does(
     pipeline.vae.register_to_config(latents_mean=mean, latents_std=std)
     pipeline.save_pretrained(tmp_path)
     student = load_student(tmp_path)
-    moved = draw_cases(student, OneStepGraph(student), signature, rows=1)
+    moved = draw_cases(TextTask(student, OneStepGraph(student)), signature, rows=1)
     np.testing.assert_array_equal(moved.torch_pictures, moved.stock_pictures)
     assert (moved.torch_pictures[0] != cases.torch_pictures[0]).any()
 

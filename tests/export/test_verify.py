@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 
 from export.errors import ParityError
-from export.gate.cases import PROMPTS, file_encoder, noise_of, pipeline_encoder
+from export.gate.cases import noise_of
 from export.gate.measure import compositions, is_flat, pictures_drawn
 from export.gate.parity import Limits
 from export.gate.session import open_session
@@ -18,6 +18,8 @@ from export.gate.verify import Cases, Feeds, Infer, draw_every_size, rows_by_siz
 from export.graph.module import OneStepGraph
 from export.repository.manifest import check_version
 from export.signature import TOKENS, text_to_image
+from export.tasks.subjects import PROMPTS, file_encoder, pipeline_encoder
+from export.tasks.text_task import TextTask
 
 REFUSAL = "the graph does not draw the student's pictures: "
 
@@ -220,7 +222,7 @@ def test_each_further_size_has_rows_of_its_own(student, graph: OneStepGraph) -> 
     signature = text_to_image(student.latent_channels, 8, 64, sizes)
     assert list(rows_by_size(signature, 8).values()) == [8, 4, 4]
     one = replace(signature, sizes=((64, 64),))
-    every = draw_every_size(student, graph, one, 2)
+    every = draw_every_size(TextTask(student, graph), one, 2)
     assert [(of.size, len(of.torch_pictures)) for of in every] == [((64, 64), 2)]
 
 

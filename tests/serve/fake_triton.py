@@ -44,7 +44,8 @@ def config_of(model: Model, **changes: object) -> model_config_pb2.ModelConfig:
 
     def fields(tensor):
         dims = [-1 if side is None else side for side in tensor.shape[1:]]
-        return {"name": tensor.name, "data_type": TYPES[tensor.dtype], "dims": dims}
+        # one number a picture is [1] to a caller; the server reshapes it
+        return {"name": tensor.name, "data_type": TYPES[tensor.dtype], "dims": dims or [1]}
 
     known = {
         "name": manifest.model,

@@ -179,7 +179,7 @@ def test_every_example_of_a_request_is_one(settings, document, path):
     body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     assert {*body["schema"]["properties"]} == {*POSTS[path].model_fields}
     examples = [one["value"] for one in body["examples"].values()]
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         POSTS[path].model_validate(example)
 

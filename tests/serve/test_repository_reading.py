@@ -127,7 +127,10 @@ def test_a_missing_file_a_short_file_and_a_changed_file_are_named(tmp_path):
         ({"graph": "other.onnx"}, "other.onnx is used but not listed in files"),
         ({"sizes": ["32x32"]}, r"sizes is \['32x32'\], the output is"),
         ({"inputs": []}, "inputs must be the tokenizers' inputs and 'noise'"),
-        ({"task": "class-to-image"}, "task: Input should be 'text-to-image'"),
+        ({"task": "upscale"}, "task: Input should be 'text-to-image' or 'class-to-image', got"),
+        ({"task": "class-to-image"}, "class-to-image has classes and no tokenizers"),
+        ({"classes": {"count": 3}}, "text-to-image has tokenizers and no classes"),
+        ({"tokenizers": {}}, "text-to-image has tokenizers and no classes"),
         ({"max_batch": 0}, "max_batch: Input should be greater than or equal to 1"),
     ],
 )

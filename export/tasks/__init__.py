@@ -1,0 +1,1 @@
+"""What a student draws pictures of: one module a task, and one that opens whichever it is."""
