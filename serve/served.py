@@ -9,6 +9,7 @@ from serve.admission import Admission
 from serve.backend import Backend
 from serve.flights import Flights
 from serve.generate import Answer, Generator
+from serve.heap import give_back
 from serve.metrics import ModelMetrics
 from serve.model import Model
 from serve.settings import Settings
@@ -66,6 +67,7 @@ class Served:
         while not self.idle:
             await asyncio.sleep(LEAVING_POLL_S)
         await self.close()
+        await asyncio.to_thread(give_back)
 
     async def close(self) -> None:
         """Let go of everything; what is still in work fails."""

@@ -77,6 +77,19 @@ def test_nothing_of_an_old_version_is_left_in_memory(root):
     assert threads[-1] <= threads[0] + 1
 
 
+def test_what_an_old_version_has_freed_goes_back_to_the_machine(root, monkeypatch):
+    given_back = []
+    monkeypatch.setattr("serve.served.give_back", lambda: given_back.append(1))
+
+    async def scenario(client, repository):
+        publish(root, version=2)
+        await repository.look()
+        await until(lambda: given_back)
+
+    on(root, scenario)
+    assert given_back == [1]
+
+
 def test_the_gateway_looks_by_itself(root):
     async def scenario(client, repository):
         publish(root, version=2)
