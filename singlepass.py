@@ -226,7 +226,9 @@ def add_generate(stage: argparse.ArgumentParser) -> None:
 def add_repository(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--repository", type=Path, help="folder of models (model_repository)")
     stage.add_argument("--model", help="model in it; needed where there are several")
-    stage.add_argument("--threads", type=int, help="threads in one model call (all cores)")
+    stage.add_argument(
+        "--threads", type=int, help="threads that run the models on a CPU (all cores)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -239,6 +241,7 @@ def run(args: argparse.Namespace) -> int:
         with distill_errors():
             print(dry_run(recipe), end="")
         return 0
+    refuse_several("run")
     check_judge(recipe)
     options = export_options(args, recipe)
     student = train_student(recipe, args.resume_changed)
@@ -271,12 +274,15 @@ def bank(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     """`distill train`."""
     quiet_libraries()
-    print(f"student: {train_student(open_recipe(args), args.resume_changed)}")
+    student = train_student(open_recipe(args), args.resume_changed)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        print(f"student: {student}")
     return 0
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """`distill evaluate`."""
+    refuse_several("evaluate")
     quiet_libraries()
     recipe = open_recipe(args)
     if args.reference:
@@ -440,6 +446,15 @@ def generate(args: argparse.Namespace) -> int:
         raise UserError(str(error)) from None
     print(f"{args.out}: seed {picture.origin.seed}, model {picture.origin.model}")
     return 0
+
+
+def refuse_several(command: str) -> None:
+    """Says of a stage that is for one process that a launcher has begun several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"`{command}` is for one process, but a launcher began several; launch `train` (or"
+            " `bank`) so"
+        )
 
 
 def open_recipe(args: argparse.Namespace) -> Recipe:

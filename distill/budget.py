@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from distill.cache_cost import CacheCost, cache_cost
 from distill.footprint import StepCost, measure_step
 from distill.lora import add_lora
 from distill.outline import open_outline
@@ -204,17 +205,21 @@ def report(budget: Budget) -> Iterator[str]:
     yield from flop_lines(budget)
     yield ""
     yield from memory_lines(budget)
+    if (cache := cache_cost(budget.recipe, budget.step)) is not None:
+        yield ""
+        yield from cache_lines(cache)
 
 
 def flop_lines(budget: Budget) -> Iterator[str]:
     """FLOPs of a student sample by part, of a step and of the run."""
     step, train = budget.step, budget.recipe.train
+    kept = ": kept, below" if budget.recipe.drift.cached_draws else ""
     rows = (
         ("student, forward", step.student_forward),
         ("student, backward", step.student_backward),
         ("features of its samples, up to the last layer", step.features_forward),
         ("backward through them to the samples", step.features_backward),
-        ("features of positives and anchors", step.features_real),
+        (f"features of positives and anchors{kept}", step.features_real),
         ("together", step.flops),
         ("with three whole passes of the teacher instead", step.plain_flops),
     )
@@ -232,6 +237,24 @@ def flop_lines(budget: Budget) -> Iterator[str]:
         guided = 2 if teacher.guidance_scale > 1 else 1
         each = guided * teacher.steps * step.student_forward / step.samples
         yield f"A sample of the teacher for the bank takes {with_unit(each)}FLOP"
+
+
+def cache_lines(cache: CacheCost) -> Iterator[str]:
+    """What kept features take beside a step: of the disk, once of the GPU, and of memory."""
+
+    def taken(samples: int) -> str:
+        size, flops = samples * cache.sample_bytes, samples * cache.sample_flops
+        return f"{with_unit(size)}B on the disk and, once, {with_unit(flops)}FLOP"
+
+    yield f"Features of positives and anchors, kept at {cache.draws} draws (drift.cached_draws)"
+    yield f"  a sample takes {taken(1)}"
+    if cache.samples is None:
+        yield "  how many samples there are cannot be told before they are there"
+    else:
+        yield f"  all {cache.samples:,} take {taken(cache.samples)}"
+    read, held = cache.rows_read * cache.row_bytes, cache.rows_held * cache.row_bytes
+    yield f"  a micro-batch reads {with_unit(read)}B of mapped files"
+    yield f"  making them needs {with_unit(held)}B of the machine's memory"
 
 
 def memory_lines(budget: Budget) -> Iterator[str]:

@@ -24,6 +24,7 @@ from distill.generators import Generator, generators
 from distill.judge import load_judge
 from distill.judged import judged, protocol_of
 from distill.presets import preset_of, texts_of
+from distill.prompts import fitting
 from distill.protocol import measure_by_features, protocol_of_features
 from distill.recipe import Evaluate, Recipe
 from distill.reference import reference_of
@@ -99,11 +100,12 @@ def add_features(
     result["features"] = {"protocol": protocol, "generators": figures}
     new = [way for way in chosen if known.get(way.name, {}).get("sha256") != way.sha256]
     real = reference_of(recipe, preset, inception, report) if new else None
+    told = fitting(teacher, texts, "truncate", report if new else silent)
     for way in chosen:
         if way in new:
             assert real is not None, way.name
             figures[way.name] = measure_by_features(
-                way, teacher, texts, (inception, clip), preset, real, settings
+                way, teacher, texts, (inception, clip), preset, real, settings, told
             )
             write_result(recipe.run / RESULT, result)
         else:
@@ -111,6 +113,10 @@ def add_features(
             report(f"{way.name}: measured before")
     if clip is not None and clip.cut_captions:
         report(f"{clip.cut_captions} captions are longer than CLIP reads and were cut for it")
+
+
+def silent(text: str) -> None:
+    """The report of what was said before."""
 
 
 def open_networks(settings: Evaluate, device: torch.device) -> tuple[Inception, Clip | None]:
@@ -155,7 +161,8 @@ def sheet_texts(settings: Evaluate) -> list[str]:
 
 def sheet_block(way: Generator, teacher: Teacher, texts: Sequence[str]) -> Tensor:
     """Four pictures of each text, the same seeds for all: uint8 [texts, 4, H, W, 3]."""
-    conditions = [teacher.encode([text]).repeated(SHEET_SEEDS) for text in texts]
+    told = fitting(teacher, texts, "truncate", silent)
+    conditions = [teacher.encode([told[text]]).repeated(SHEET_SEEDS) for text in texts]
     return torch.stack([teacher.decode(way.latents(c, range(SHEET_SEEDS))) for c in conditions])
 
 

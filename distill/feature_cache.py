@@ -33,6 +33,7 @@ from distill.teachers.teacher import Teacher
 
 Report = Callable[[str], None]
 SIGMAS, NOISES = 1, 2  # what a fixed random stream is for
+BATCHES = 8  # of a shard
 PROBED = 64  # latents that the index holds the digest of
 
 
@@ -64,12 +65,12 @@ class FeatureCache:
         index = self._members_of(choice) * self.draws + which[:, None]
         found = {}
         for layer in self.layers:
-            name, window = split_name(layer)
-            if name == SAMPLE:
+            if is_stored(layer):
+                phi = self.rows[layer][index]
+            else:
+                _, window = split_name(layer)
                 phi = windows(layer, latents.flatten(0, 1).float(), window)
                 phi = phi.view(B, M, *phi.shape[1:])
-            else:
-                phi = self.rows[layer][index]
             found[layer] = phi.transpose(1, 2).flatten(0, 1)
         return found
 
@@ -80,6 +81,11 @@ class FeatureCache:
             for prompt, rows in zip(choice.prompts, torch.cat(choice.rows, dim=1), strict=True)
         ]
         return torch.stack(numbers)
+
+
+def is_stored(layer: str) -> bool:
+    """False of the latent itself, which the samples hold already."""
+    return split_name(layer)[0] != SAMPLE
 
 
 def open_feature_cache(
@@ -95,7 +101,7 @@ def open_feature_cache(
     sizes = torch.tensor([len(members) for members in samples.members])
     sigmas = fixed_sigmas(drift, recipe.train.seed, len(sizes))
     starts = sizes.cumsum(0) - sizes
-    stored = tuple(layer for layer in drift.layers if split_name(layer)[0] != SAMPLE)
+    stored = tuple(layer for layer in drift.layers if is_stored(layer))
     rows: dict[str, StoredRows] = {}
     if stored:
         paths = list(make_shards(teacher, samples, recipe, stored, sigmas, folder))
@@ -118,18 +124,27 @@ def make_shards(
     sizes = torch.tensor([len(members) for members in samples.members])
     prompts = torch.arange(len(sizes)).repeat_interleave(sizes)
     latents = torch.cat(samples.members)
-    batch = max(1, recipe.positives.batch // sigmas.shape[1])
-    starts = range(0, len(latents), 8 * batch)
+    batch, width = members_of_batch(recipe), members_of_shard(recipe)
+    starts = range(0, len(latents), width)
     for number, first in enumerate(tqdm(starts, desc="features", unit="shard", disable=None)):
         path = shard_path(folder, number)
         if not path.is_file():
-            members = torch.arange(first, min(first + 8 * batch, len(latents)))
+            members = torch.arange(first, min(first + width, len(latents)))
             parts = [
                 features_of(teacher, samples, extractor, prompts, latents, sigmas, recipe, some)
                 for some in torch.split(members, batch)
             ]
             write_shard(path, {name: torch.cat([part[name] for part in parts]) for name in layers})
         yield path
+
+
+def members_of_batch(recipe: Recipe) -> int:
+    """Members that go through the teacher at once, each at all of its draws."""
+    return max(1, recipe.positives.batch // recipe.drift.cached_draws)
+
+
+def members_of_shard(recipe: Recipe) -> int:
+    return BATCHES * members_of_batch(recipe)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from distill.feature_cache import is_stored
 from distill.features import FeatureExtractor
 from distill.losses import tfd_loss
 from distill.outline import outlined_condition
@@ -149,10 +150,12 @@ class StepCost:
     student_backward: int
     features_forward: int  # of student samples, ended after the last layer
     features_backward: int  # to the samples alone
-    features_real: int  # of positives and anchors, ended likewise, without a gradient
+    features_real: int  # of positives and anchors, ended likewise, without a gradient; 0 if kept
     loss: int
     saved_bytes: int
     working_bytes: int
+    kept_flops: int = 0  # of features_real where features are kept: once for every draw
+    kept_bytes: int = 0  # of the features of positives and anchors that are kept, float32
 
     @property
     def flops(self) -> int:
@@ -180,6 +183,11 @@ def measure_step(teacher: Teacher, student: nn.Module, recipe: Recipe) -> StepCo
     chance = Randomness.of(0, 0, 0)
     sigma = step_sigma(drift, chance)
     trained: list[Any] = [p for p in student.parameters() if p.requires_grad]
+    kept, kept_flops = None, 0
+    if drift.cached_draws:
+        with as_on_gpu(), counting_flops() as once, torch.no_grad():
+            kept = features(teacher, extractor, real, conditions, sigma, chance)
+        kept_flops = once.get_total_flops()
     hooks = [
         p.register_post_accumulate_grad_hook(lambda p: alive.leave_out(p.grad)) for p in trained
     ]
@@ -198,7 +206,10 @@ def measure_step(teacher: Teacher, student: nn.Module, recipe: Recipe) -> StepCo
         with part("features_forward"):
             own = features(teacher, extractor, leaf, conditions, sigma, chance)
         with part("features_real"), torch.no_grad():
-            both = features(teacher, extractor, real, conditions, sigma, chance)
+            if kept is None:
+                both = features(teacher, extractor, real, conditions, sigma, chance)
+            else:
+                both = {layer: phi.clone() for layer, phi in kept.items()}
         with part("loss"):
             known = split(both, drift.positives)
             loss, _ = tfd_loss(own, *known, drift.radii, drift.coverage_weight)
@@ -214,6 +225,8 @@ def measure_step(teacher: Teacher, student: nn.Module, recipe: Recipe) -> StepCo
         real=real.shape[0] * real.shape[1],
         saved_bytes=saved,
         working_bytes=alive.peak_bytes,
+        kept_flops=kept_flops,
+        kept_bytes=sum(phi.nbytes for layer, phi in (kept or {}).items() if is_stored(layer)),
         **parts,
     )
 

@@ -8,6 +8,7 @@ train it, but for the order in which numbers are added up.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -188,14 +189,21 @@ def lost_noticed() -> Iterator[None]:
     except RuntimeError as error:
         if not is_lost(error):
             raise
-        raise LostProcessError(str(error).strip().splitlines()[0]) from error
+        raise LostProcessError(cause(str(error))) from error
+
+
+def cause(text: str) -> str:
+    """What a library says of a dead peer, without its file names before and its advice after."""
+    line = re.sub(r"\[/?\w[^]]*\.(cc|cpp):\d+\]\s*", "", text.strip().splitlines()[0])
+    return line.split(". ")[0]
 
 
 def is_lost(error: RuntimeError) -> bool:
     """True where an error of a collective operation says that a peer is gone."""
-    return isinstance(error, dist.DistError) or (
-        launched() and any(word in str(error) for word in LOST)
-    )
+    if isinstance(error, dist.DistError):
+        return True
+    ours = type(error) is not RuntimeError  # a sentence of our own may name such a word
+    return launched() and not ours and any(word in str(error) for word in LOST)
 
 
 def accumulating(student: nn.Module, last: bool) -> AbstractContextManager[None]:

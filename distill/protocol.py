@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -47,8 +47,12 @@ def measure_by_features(
     preset: Preset,
     real: Statistics,
     settings: Evaluate,
+    told: Mapping[str, str],
 ) -> dict[str, Any]:
-    """All figures of one generator: picture i is of text i, and its seed counts up from `seed`."""
+    """All figures of one generator: picture i is of text i, and its seed counts up from `seed`.
+
+    `told` is what the teacher is given of each text, the whole of it or as much as it takes.
+    """
     tally = Tally(*networks, preset)
     captions = None if preset.classes is not None else texts
     bar = tqdm(total=len(texts), desc=way.name, unit="img", disable=None, leave=False)
@@ -56,7 +60,8 @@ def measure_by_features(
         for start in range(0, len(texts), settings.batch):
             part = slice(start, min(start + settings.batch, len(texts)))
             seeds = range(settings.seed + part.start, settings.seed + part.stop)
-            pictures = teacher.decode(way.latents(teacher.encode(texts[part]), seeds))
+            condition = teacher.encode([told[text] for text in texts[part]])
+            pictures = teacher.decode(way.latents(condition, seeds))
             drawn = [Image.fromarray(picture) for picture in pictures.numpy()]
             tally.add(drawn, None if captions is None else captions[part])
             bar.update(len(drawn))

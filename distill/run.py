@@ -21,7 +21,7 @@ from distill.recipe import Recipe, RecipeError
 from distill.student import level_of, load_student
 from distill.teachers.opening import load_teacher
 from distill.teachers.teacher import Teacher
-from distill.train import run_training
+from distill.train import lost_said, run_training
 from distill.turns import EVERY, Turns
 
 Report = Callable[[str], None]
@@ -49,10 +49,12 @@ def distil(recipe: Recipe, report: Report = print, resume_changed: bool = False)
     Raises:
         ValueError: the recipe asks for what is not there (RecipeError, TeacherError, DataError, or
             a layer that does not exist); each text names it.
-        TrainingError, CheckpointError: see `train.run_training`.
+        TrainingError: another process died, or as `train.run_training`.
+        CheckpointError: see there.
     """
     device = pick_device(recipe.train.device)
-    with one_voice(), open_processes(device.type == "cpu") as processes:
+    heard = lost_said(recipe.run / "checkpoints")
+    with one_voice(), heard, open_processes(device.type == "cpu") as processes:
         tell = report if processes.first else silent
         check_run_folder(recipe, resume_changed, tell)
         student = recipe.run / "student"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -59,28 +60,12 @@ def run_training(
     """Trains, or resumes, to the last step and saves the student; returns its directory.
 
     Raises:
-        TrainingError: the loss is not finite, or another process died.
+        TrainingError: the loss is not finite.
         DataError: a prompt has too few samples.
         ValueError: a layer that does not exist (the text lists those that do), fewer groups than
             processes, or a setting of `train` that needs what is not there.
         CheckpointError: a checkpoint cannot be written.
     """
-    try:
-        with lost_noticed():
-            return train_all(teacher, samples, recipe, report, processes, cache)
-    except LostProcessError as error:
-        raise TrainingError(lost(error, recipe.run / "checkpoints")) from error
-
-
-def train_all(
-    teacher: Teacher,
-    samples: Samples,
-    recipe: Recipe,
-    report: Report,
-    processes: Processes,
-    cache: FeatureCache | None,
-) -> Path:
-    """`run_training`, straight."""
     drift, train = recipe.drift, recipe.train
     samples.check_enough(drift.positives + drift.anchors)
     share = processes.share(drift.groups)
@@ -218,6 +203,16 @@ def not_finite(what: str, value: float, step: int, folder: Path, report: Report)
         f"the {what} is {value} at step {step}; training stopped before it could harm the student;"
         f" {kept}. Begin another run folder with a lower train.learning_rate or train.clip_norm"
     )
+
+
+@contextmanager
+def lost_said(folder: Path) -> Iterator[None]:
+    """Where another process dies: a TrainingError with the checkpoint in `folder` to go on from."""
+    try:
+        with lost_noticed():
+            yield
+    except LostProcessError as error:
+        raise TrainingError(lost(error, folder)) from error
 
 
 def lost(error: LostProcessError, folder: Path) -> str:

@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 
 import serve
 from serve import openai, page
 from serve.backend import Backend
-from serve.backend_ort import OrtBackend
+from serve.backend_ort import OrtBackend, machine_for
 from serve.callers import Callers
 from serve.documentation import with_components
 from serve.drain import Drain
@@ -22,8 +23,9 @@ from serve.model import Model
 from serve.problems import on_http_error, on_serve_error
 from serve.providers import Device
 from serve.repository import Repository
-from serve.routes import Gateway, router
+from serve.routes import Gateway, generate, router
 from serve.settings import Settings
+from serve.shortcut import Shortcut
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        machine, callers = Machine(), Callers.of(settings)
+        machine = machine_for(settings.threads, Device.of(settings))
+        callers = Callers.of(settings)
 
         def open_backend(model: Model, metrics: ModelMetrics) -> Backend:
             return _open_backend(model, settings, machine, metrics) if backend is None else backend
@@ -67,7 +70,10 @@ def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,  # what generated clients call it
-        middleware=layers(settings, metrics, tracing),
+        middleware=[
+            *layers(settings, metrics, tracing),
+            Middleware(Shortcut, "/generate", generate),
+        ],
         exception_handlers={ServeError: on_serve_error, HTTPException: on_http_error},
     )
     app.openapi = with_components(app.openapi)  # type: ignore[method-assign]

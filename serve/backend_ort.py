@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from serve.device_buffers import Arrays, DeviceBuffers
 from serve.errors import InferenceError, RepositoryError
 from serve.give_way import give_way
 from serve.images import Pixels
-from serve.machine import Machine
+from serve.machine import Machine, usable_cores
 from serve.manifest import Tensor
 from serve.measuring import measure
 from serve.metrics import ModelMetrics
@@ -22,9 +23,12 @@ from serve.model import Feeds, Model
 from serve.providers import Device
 from serve.service_times import ServiceTimes
 from serve.session import open_session
+from serve.timed_calls import Alone, TimedCalls
 from serve.turn import USUAL, Turn
 
 MEASURE_S = 1.5
+SHORT_S = 0.1  # a longer call gains from all the threads, and its graph may not fit twice
+DIVIDED_GAIN = 1.15  # several calls at a time must make so many times the pictures of fewer
 CPU = Device()
 
 ELEMENT_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)", "uint8": "tensor(uint8)"}
@@ -35,7 +39,9 @@ log = logging.getLogger(__name__)
 class OrtBackend:
     """Serves one model. `threads` 0: all cores; `measure_s` 0: no measuring, one at a time.
 
-    Back ends that are given the same `machine` call their models in turn.
+    On a CPU a short call keeps many threads waiting for each other: then they are divided among
+    several calls at a time, as it is measured to pay. Back ends that are given the same `machine`
+    share its cores.
     """
 
     def __init__(
@@ -53,7 +59,7 @@ class OrtBackend:
         self._measure_s = measure_s
         self._device = device
         self._owns_machine = machine is None
-        self._machine = machine or Machine()
+        self._machine = machine or machine_for(threads, device)
         self._metrics = metrics
         self._session: Any = None
         self._buffers: DeviceBuffers | None = None
@@ -82,12 +88,13 @@ class OrtBackend:
         # ONNX Runtime's own threads take after the one that opens the session
         opener = ThreadPoolExecutor(1, "open", initializer=give_way)
         try:
-            times = await asyncio.get_running_loop().run_in_executor(opener, self._open)
+            loop = asyncio.get_running_loop()
+            times = await loop.run_in_executor(opener, self._open, loop)
         finally:
             opener.shutdown(wait=False)
         if self._measure_s > 0:
             told = ", ".join(f"{size} in {s * 1e3:.1f} ms" for size, s in times.seconds.items())
-            log.info("%s draws %s", self._model.label, told)
+            log.info("%s draws %s, %d at a time", self._model.label, told, times.calls)
         self._batcher = Batcher(self.run, times, self._machine, self._metrics)
 
     async def close(self) -> None:
@@ -127,7 +134,7 @@ class OrtBackend:
         assert isinstance(images, np.ndarray), f"the output is {type(images)}"
         return images
 
-    def _open(self) -> ServiceTimes:
+    def _open(self, loop: asyncio.AbstractEventLoop) -> ServiceTimes:
         model = self._model
         self._session = open_session(model, self._threads, self._device)
         _check(model, self._session.get_inputs(), model.manifest.inputs, "inputs")
@@ -137,22 +144,54 @@ class OrtBackend:
         if self._measure_s == 0:
             return ServiceTimes({1: 0.0})
         rows = self._rows(model.default_size, model.manifest.max_batch)
-        times = measure(self.run, rows, self._measure_s, self._machine.executor)
+        alone = partial(self._machine.alone, loop)
+        calls = self._divided(rows[:1], alone)
+        times = measure(self._timed(calls, alone), rows, self._measure_s)
         if self._buffers is not None:
-            self._record_other_sizes(list(times.seconds))
+            self._record_other_sizes(list(times.seconds), alone)
         return times
 
-    def _record_other_sizes(self, batches: list[int]) -> None:
+    def _timed(self, calls: int, alone: Alone) -> TimedCalls:
+        return TimedCalls(self.run, self._machine.executor, calls, alone)
+
+    def _divided(self, row: list[Feeds], alone: Alone) -> int:
+        """How many calls run at a time; from here on the session has the threads of one of them.
+
+        Twice as many with half of the threads each, for as long as that gains and changes nothing.
+        """
+        calls, cores = 1, self._machine.cores
+        if cores == 1:
+            return calls
+        expected, best_s = self._timed(calls, alone).fastest(row)
+        while 2 * calls <= cores and best_s <= SHORT_S:
+            before = self._session
+            self._session = open_session(self._model, cores // (2 * calls), self._device)
+            pictures, taken_s = self._timed(2 * calls, alone).fastest(row)
+            changed = not np.array_equal(pictures, expected)
+            if changed or 2 * best_s < DIVIDED_GAIN * taken_s:
+                if changed:
+                    log.warning("%d calls at a time change the pictures", 2 * calls)
+                self._session = before
+                break
+            calls, best_s = 2 * calls, taken_s
+        return calls
+
+    def _record_other_sizes(self, batches: list[int], alone: Alone) -> None:
         """The first call with a shape is slow on a GPU: nobody shall wait for it."""
         for size in self._model.manifest.sizes[1:]:
             for batch in batches:
-                self._machine.executor.submit(self.run, self._rows(size, batch)).result()
+                self._timed(1, alone)(self._rows(size, batch))
 
     def _rows(self, size: str, count: int) -> list[Feeds]:
         return [
             {**self._model.tokenize(f"{seed}"), "noise": self._model.noise(seed, size)}
             for seed in range(count)
         ]
+
+
+def machine_for(threads: int, device: Device = CPU) -> Machine:
+    """The machine of that many threads (0: all cores); a GPU runs one call at a time."""
+    return Machine(1 if device.provider != "cpu" else threads or usable_cores())
 
 
 def _check(model: Model, nodes: list[Any], tensors: tuple[Tensor, ...], kind: str) -> None:

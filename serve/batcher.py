@@ -15,6 +15,7 @@ import itertools
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,9 +59,9 @@ class _Call(NamedTuple):
 
 
 class Batcher:
-    """A queue in front of `run`, which is called in one thread, one batch at a time.
+    """A queue in front of `run`, which is called on as many batches at a time as `times` says.
 
-    Batchers that are given the same machine take turns; else each has one of its own.
+    Batchers that are given the same machine share its cores; else each has one of its own.
     """
 
     def __init__(
@@ -75,12 +76,13 @@ class Batcher:
         self._drift = Drift()
         self._metrics = metrics or unobserved()
         self._queue: FairQueue[_Item] = FairQueue()
-        self._wake = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()
         self._owns_machine = machine is None
-        self._machine = machine or Machine()
-        self._busy_until = 0.0
+        self._machine = machine or Machine(times.calls)
+        self._cores = self._machine.cores // times.calls  # that a call holds
+        self._ends: dict[int, float] = {}  # when each call that runs should be over
         self._machine.join(self)
-        self._loop_task = asyncio.ensure_future(self._work())
+        self._workers = [asyncio.ensure_future(self._work(i)) for i in range(times.calls)]
 
     def submit(
         self, feeds: Feeds, within_s: float = math.inf, turn: Turn = USUAL
@@ -94,7 +96,7 @@ class Batcher:
         item = _Item(feeds, turn, time.perf_counter() + within_s, future)
         future.add_done_callback(partial(self._settled, item))
         self._queue.put(item, turn)
-        self._wake.set()
+        self._wake_one()
         return future
 
     def wait_s(self, pictures: int, turn: Turn = USUAL) -> float:
@@ -104,7 +106,7 @@ class Batcher:
         """
         ahead = self._queue.ahead(turn, max(1, pictures)) - max(0, pictures - 1)
         running_s, waiting = self.running_s, len(self._queue)
-        busy = waiting > 0 or self._busy_until > 0
+        busy = waiting > 0 or len(self._ends) == self._times.calls
         waiting_s = self._times.wait_s(pictures, ahead, waiting, busy)
         others_s = self._machine.others_s(self, 1 + (ahead + pictures) // max(self._times.seconds))
         return running_s + self._drift.factor * waiting_s + others_s
@@ -116,8 +118,14 @@ class Batcher:
 
     @property
     def running_s(self) -> float:
-        """Seconds that the present call still takes."""
-        return max(0.0, self._busy_until - time.perf_counter())
+        """Seconds until all would be free, if they shared what their present calls still take.
+
+        0 where one is free now: who comes next waits for none of them.
+        """
+        if len(self._ends) < self._times.calls:
+            return 0.0
+        now = time.perf_counter()
+        return sum(max(0.0, end - now) for end in self._ends.values()) / self._times.calls
 
     @property
     def waiting_s(self) -> float:
@@ -131,8 +139,9 @@ class Batcher:
 
     async def close(self) -> None:
         """Stop. What still waits fails; a call that runs is left to end in its thread."""
-        self._loop_task.cancel()
-        await asyncio.wait([self._loop_task])
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.wait(self._workers)
         _fail(list(self._queue), "the gateway has stopped")
         self._machine.leave(self)
         if self._owns_machine:
@@ -145,15 +154,30 @@ class Batcher:
         if future.cancelled():
             self._metrics.cancelled("queued" if waited else "running")
 
-    async def _work(self) -> None:
+    async def _work(self, number: int) -> None:
+        """One of those that call the model, each on one batch at a time."""
         while True:
-            await self._wake.wait()
-            async with self._machine.turn:
+            if not self._queue:
+                await self._sleep()
+            async with self._machine.turn(self._cores):
                 batch = self._take()
                 if batch:
-                    await self._run_batch(batch)
-                else:
-                    self._wake.clear()
+                    await self._run_batch(batch, number)
+            if not batch:
+                await asyncio.sleep(0)  # what was cancelled leaves the queue meanwhile
+
+    async def _sleep(self) -> None:
+        """Until something waits."""
+        woken = asyncio.get_running_loop().create_future()
+        self._idle.append(woken)
+        await woken
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            woken = self._idle.popleft()
+            if not woken.done():
+                woken.set_result(None)
+                return
 
     def _take(self) -> list[_Item]:
         """The next batch out of the queue: whose turn it is, and what waits with its size.
@@ -162,7 +186,7 @@ class Batcher:
         """
         while alike := list(itertools.islice(self._alike(), max(self._times.seconds))):
             batch = alike[: self._times.batch(len(alike))]
-            taken_s = self._times.seconds[len(batch)]
+            taken_s = max(1.0, self._drift.factor) * self._times.seconds[len(batch)]
             ends = time.perf_counter() + taken_s
             late = [item for item in batch if item.ends < ends]
             for item in late:
@@ -191,9 +215,9 @@ class Batcher:
         )
         item.future.set_exception(DeadlineError(detail, self.wait_s(0, item.turn)))
 
-    async def _run_batch(self, batch: list[_Item]) -> None:
+    async def _run_batch(self, batch: list[_Item], number: int) -> None:
         start, measured_s = time.perf_counter(), self._times.seconds[len(batch)]
-        self._busy_until = start + self._drift.factor * measured_s
+        self._ends[number] = start + self._drift.factor * measured_s
         rows = [item.feeds for item in batch]
         call = asyncio.get_running_loop().run_in_executor(self._machine.executor, self._timed, rows)
         try:
@@ -202,7 +226,7 @@ class Batcher:
             call.cancel()  # where a model is being measured
             _fail(batch, "the gateway has stopped")
             raise
-        self._busy_until = 0.0
+        del self._ends[number]
         cause = call.exception()
         if cause is not None:
             log.error("a batch of %d failed", len(batch), exc_info=cause)

@@ -3,8 +3,9 @@
 import asyncio
 import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from serve.errors import DeadlineError
 
@@ -24,20 +25,29 @@ class Flight(Generic[T]):
         """Seconds until it should be done."""
         return max(0.0, self.done_at - time.perf_counter())
 
-    async def result(self, within_s: float = math.inf) -> T:
-        """What it computes, or its error, which reaches every caller.
+    async def result(
+        self, within_s: float = math.inf, unless: Collection["asyncio.Future[None]"] = ()
+    ) -> T | None:
+        """What it computes, or its error, which reaches every caller; None if one of `unless` is
+        done before.
 
-        A caller that is cancelled, or has waited so long, leaves the others alone; the last one
-        ends the flight. Raises DeadlineError for who has waited so long.
+        A caller that is cancelled, or waits no longer, leaves the others alone; the last one ends
+        the flight. Raises DeadlineError for who has waited `within_s`.
         """
         self.callers += 1
+        first: set[asyncio.Future[Any]] = {self.task, *unless}
         try:
-            timeout_s = within_s if within_s < math.inf else None
-            await asyncio.wait([self.task], timeout=timeout_s)
-            if not self.task.done():
-                detail = "in work for another caller, whose pictures others went before"
-                raise DeadlineError(f"{detail}: the deadline has passed", self.left_s)
-            return self.task.result()
+            await asyncio.wait(
+                first,
+                timeout=within_s if within_s < math.inf else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self.task.done():
+                return self.task.result()
+            if any(one.done() for one in unless):
+                return None
+            detail = "in work for another caller, whose pictures others went before"
+            raise DeadlineError(f"{detail}: the deadline has passed", self.left_s)
         finally:
             self.callers -= 1
             if self.callers == 0:

@@ -31,15 +31,13 @@ SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", "
 
 @dataclass(frozen=True)
 class Order:
-    """A request that can be met: checked against the model, tokenised, its seeds chosen."""
+    """A request that the model can meet, unless its prompt is too long; its seeds are chosen."""
 
     prompt: str
-    ids: Feeds
     seeds: tuple[int, ...]
     size: str
     format: Format
     quality: int | None
-    tokenize_s: float
 
 
 @dataclass(frozen=True)
@@ -64,20 +62,16 @@ class Answer:
 
 def read_order(request: GenerateRequest, model: Model, settings: Settings) -> Order:
     """Check a request against the model and the limits; raises InvalidParametersError."""
-    start = time.perf_counter()
     seed = secrets.randbits(32) if request.seed is None else request.seed
     refused = _refused(request, seed, model, settings)
     if refused:
         raise InvalidParametersError.of(*refused)
-    ids = model.tokenize(request.prompt)
     return Order(
         prompt=request.prompt,
-        ids=ids,
         seeds=tuple(range(seed, seed + request.num_images)),
         size=request.size or model.default_size,
         format=request.format,
         quality=request.quality,
-        tokenize_s=time.perf_counter() - start,
     )
 
 
@@ -132,11 +126,13 @@ class Generator:
 
         The model has so much less time as encoding takes.
 
-        Raises InferenceError or a RetryableError. Cancelling takes them out of the queue.
+        Raises InvalidParametersError for a prompt of too many tokens, InferenceError or a
+        RetryableError. Cancelling takes them out of the queue.
         """
         start = time.perf_counter()
+        ids = self._model.tokenize(order.prompt)
         feeds: list[Feeds] = [
-            {**order.ids, "noise": self._model.noise(seed, order.size)} for seed in order.seeds
+            {**ids, "noise": self._model.noise(seed, order.size)} for seed in order.seeds
         ]
         drawn = time.perf_counter()
         inferred = await self._infer(feeds, within_s - (drawn - start) - self.encode_s, turn)
@@ -145,7 +141,7 @@ class Generator:
         answer = Answer(
             pictures=tuple(pictures),
             queue_s=max(one.queue_s for one in inferred),
-            tokenize_s=order.tokenize_s + drawn - start,
+            tokenize_s=drawn - start,
             infer_s=max(one.infer_s for one in inferred),
             encode_s=time.perf_counter() - made,
         )

@@ -1,7 +1,12 @@
-"""What the models of one process run on together: one call at a time, in turns."""
+"""What the models of one process run on together: its cores, held by one call after another."""
 
 import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from serve.give_way import give_way
@@ -12,7 +17,7 @@ class Load(Protocol):
 
     @property
     def running_s(self) -> float:
-        """Seconds that its present call still takes."""
+        """Seconds that its present calls still take."""
 
     @property
     def waiting_s(self) -> float:
@@ -26,14 +31,34 @@ class Load(Protocol):
 class Machine:
     """So that the times which were measured of each model alone stay true beside the others.
 
-    A model holds `turn` while it takes its next batch and runs it. The turns go round, one call
-    each. Every call is made in `executor`, also those that measure a model which is being opened.
+    A call holds as many of the cores as it has threads. Who asks first gets them first, also who
+    asks for more: so models take turns, and none waits for longer than a call of each other one.
     """
 
-    def __init__(self) -> None:
-        self.turn = asyncio.Lock()
-        self.executor = ThreadPoolExecutor(1, "infer", initializer=give_way)
+    def __init__(self, cores: int = 1) -> None:
+        self.cores = cores
+        self.executor = ThreadPoolExecutor(cores, "infer", initializer=give_way)
+        self._free = cores
+        self._asked: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._loads: set[Load] = set()
+
+    @asynccontextmanager
+    async def turn(self, cores: int = 1) -> AsyncIterator[None]:
+        """Hold so many cores, once it is one's turn."""
+        await self._take(cores)
+        try:
+            yield
+        finally:
+            self._give(cores)
+
+    @contextmanager
+    def alone(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Hold all of them, in a thread that is not the loop's: no model is called meanwhile."""
+        asyncio.run_coroutine_threadsafe(self._take(self.cores), loop).result()
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(self._give, self.cores)
 
     def join(self, load: Load) -> None:
         """This one runs here too from now on."""
@@ -49,5 +74,41 @@ class Machine:
         return sum(o.running_s + min(o.waiting_s, calls * o.call_s) for o in others)
 
     def close(self) -> None:
-        """Let the thread go, once the call that runs in it has ended."""
+        """Let the threads go, once the calls that run in them have ended."""
         self.executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _take(self, cores: int) -> None:
+        assert 1 <= cores <= self.cores, f"{cores} of {self.cores} cores"
+        if not self._asked and cores <= self._free:
+            self._free -= cores
+            return
+        granted = asyncio.get_running_loop().create_future()
+        self._asked.append((cores, granted))
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if not granted.cancelled():  # both at once
+                self._give(cores)
+            raise
+
+    def _give(self, cores: int) -> None:
+        self._free += cores
+        while self._asked and (self._asked[0][1].done() or self._asked[0][0] <= self._free):
+            wanted, granted = self._asked.popleft()
+            if not granted.done():
+                self._free -= wanted
+                granted.set_result(None)
+
+
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may use: fewer than the machine's where it is bound to some.
+
+    `quota` is where Linux tells what a container may use, as in "200000 100000" for two cores.
+    """
+    bound = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if bound else os.cpu_count() or 1
+    try:
+        used_us, _, period_us = quota.read_text("ascii").partition(" ")
+        return min(cores, max(1, round(int(used_us) / int(period_us))))
+    except (OSError, ValueError):  # no cgroup of version 2, or "max"
+        return cores

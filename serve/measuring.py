@@ -2,56 +2,36 @@
 
 import logging
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Iterator
 
 import numpy as np
 
 from serve.images import Pixels
 from serve.model import Feeds
-from serve.service_times import RunBatch, ServiceTimes
+from serve.service_times import ServiceTimes
+from serve.timed_calls import TimedCalls
 
 GAIN = 0.97  # a larger batch must take at most this share of the time per picture
 HOPELESS = 1.15  # a first call that is so much slower per picture settles it
 STABLE = 0.05  # the median is known once it is this near to the fastest call
 LEAST, MOST = 3, 5  # calls that are timed
 
-Call = Callable[[list[Feeds]], tuple[list[Pixels], float]]  # pictures, and the seconds they took
-
 log = logging.getLogger(__name__)
 
 
-def measure(
-    run: RunBatch, rows: list[Feeds], budget_s: float, executor: Executor | None = None
-) -> ServiceTimes:
+def measure(call: TimedCalls, rows: list[Feeds], budget_s: float) -> ServiceTimes:
     """Times of the batch sizes 1..len(rows) that pay, found in about `budget_s` seconds of calls.
 
     A size pays if it takes less time per picture than every smaller one, and it is only used if it
-    gives the very bytes that its rows give alone. Sizes beyond the budget are not used. Each call
-    is made in the executor, and only its own time counts, not that of others who wait there too:
-    a version that is opened under load is measured as well as one that is opened at the start.
+    gives the very bytes that its rows give alone. Sizes beyond the budget are not used.
     """
-
-    def call(batch: list[Feeds]) -> tuple[list[Pixels], float]:
-        if executor is None:
-            return _timed(run, batch)
-        return executor.submit(_timed, run, batch).result()
-
-    measuring = _Measuring(call, rows, budget_s)
-    return ServiceTimes(measuring.all())
-
-
-def _timed(run: RunBatch, batch: list[Feeds]) -> tuple[list[Pixels], float]:
-    start = time.perf_counter()
-    pictures = run(batch)
-    return pictures, time.perf_counter() - start
+    return ServiceTimes(_Measuring(call, rows, budget_s).all(), call.calls)
 
 
 class _Measuring:
     """What is known so far: the seconds of each size, and each row's picture alone."""
 
-    def __init__(self, call: Call, rows: list[Feeds], budget_s: float) -> None:
+    def __init__(self, call: TimedCalls, rows: list[Feeds], budget_s: float) -> None:
         self._make = call
         self._rows = rows
         self._left_s = budget_s

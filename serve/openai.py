@@ -23,7 +23,6 @@ from serve.routes import (
     origin_headers,
     read_body,
     timing,
-    unless_gone,
 )
 from serve.schemas import GenerateRequest, ImagesRequest, parse_body
 from serve.served import Served
@@ -46,8 +45,7 @@ async def generations(request: Request) -> Response:
     with served.used():
         order = _order(body, served.model, gateway.settings)
         note_order(request, served, order)
-        work = fill(gateway, served, identity(order, served.model), order, asker)
-        answer = await unless_gone(request, gateway.drain, work)
+        answer = await fill(request, served, identity(order, served.model), order, asker)
     if answer is None:
         return Response(status_code=CLIENT_CLOSED)
     headers = origin_headers(served.model) | {"Server-Timing": timing(request, answer)}

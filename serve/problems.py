@@ -102,7 +102,7 @@ def _answer(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     note(request, problem=slug)
-    if request.url.path.startswith(V1):
+    if request.scope["path"].startswith(V1):
         status = V1_STATUSES.get(status, status)
         return JSONResponse(v1_error(status, slug, detail, fields), status, headers=headers)
     request_id = stamp_of(request.scope).request_id

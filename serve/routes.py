@@ -2,11 +2,11 @@
 
 import asyncio
 import base64
+import math
 import time
-from collections.abc import Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -95,8 +95,7 @@ async def _answer(
         if matches(request.headers.getlist("if-none-match"), tag):
             gateway.metrics.reused("etag")
             return Response(status_code=304, headers=headers)
-    work = fill(gateway, served, key, order, asker)
-    answer = await unless_gone(request, gateway.drain, work)
+    answer = await fill(request, served, key, order, asker)
     if answer is None:
         return Response(status_code=CLIENT_CLOSED)
     headers["Server-Timing"] = timing(request, answer)
@@ -159,12 +158,15 @@ def note_order(request: Request, served: Served, order: Order) -> None:
     )
 
 
-async def fill(gateway: Gateway, served: Served, key: str, order: Order, asker: Asker) -> Answer:
+async def fill(
+    request: Request, served: Served, key: str, order: Order, asker: Asker
+) -> Answer | None:
     """The order's pictures: from the identical order that is in flight, else made now.
 
     Only orders of one priority are identical: who is in a hurry does not wait behind who is not.
-    The caller is charged once it is accepted.
+    The caller is charged once it is accepted. None if the client goes away before.
     """
+    gateway = gateway_of(request)
     end = time.perf_counter() + asker.deadline_s
     key, charged = f"{key} {asker.turn.priority}", False
     gateway.drain.check()
@@ -175,7 +177,7 @@ async def fill(gateway: Gateway, served: Served, key: str, order: Order, asker: 
             gateway.metrics.reused("in_flight")
             charged = True
         try:
-            return await flight.result(end - time.perf_counter())
+            return await unless_gone(request, gateway.drain, flight, end - time.perf_counter())
         except DeadlineError:  # who began it had less time than this one
             if time.perf_counter() >= end:
                 raise
@@ -189,7 +191,7 @@ async def fill(gateway: Gateway, served: Served, key: str, order: Order, asker: 
         if not charged:
             gateway.callers.charge(asker.caller, len(order.seeds))
         flight = _begin(served, key, order, asker, wait_s, places.pop_all())
-    return await flight.result()
+    return await unless_gone(request, gateway.drain, flight)
 
 
 def _begin(
@@ -203,22 +205,19 @@ def _begin(
 
 
 async def unless_gone(
-    request: Request, drain: Drain, work: Coroutine[None, None, Answer]
+    request: Request, drain: Drain, flight: Flight[Answer], within_s: float = math.inf
 ) -> Answer | None:
-    """The work's result; None, and the work cancelled, if the client goes away before.
+    """The flight's result; None, and the flight left, if the client goes away before.
 
     Raises NotReadyError if the gateway stops before.
     """
-    task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
-    first: set[asyncio.Future[Any]] = {task, gone, drain.over}
     try:
-        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        if drain.over.done() and not task.done():
+        answer = await flight.result(within_s, (gone, drain.over))
+        if answer is None and not gone.done():
             raise NotReadyError("the gateway stops before this could be answered", ELSEWHERE_S)
-        return task.result() if task.done() else None
+        return answer
     finally:
-        task.cancel()
         gone.cancel()
 
 

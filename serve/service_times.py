@@ -17,10 +17,12 @@ RunBatch = Callable[[list[Feeds]], list[Pixels]]
 class ServiceTimes:
     """Seconds that one call takes, for each batch size that is worth using; 1 is always in.
 
-    They are those of the default size, and stand for the other sizes of a model as well.
+    They are those of the default size, and stand for the other sizes of a model as well. Where
+    several `calls` run at a time, they were measured while all did.
     """
 
     seconds: dict[int, float]
+    calls: int = 1
 
     def batch(self, waiting: int) -> int:
         """The batch size to run when `waiting` (1 or more) pictures wait."""
@@ -36,12 +38,21 @@ class ServiceTimes:
         The last batch that is needed may hold more of them, and takes its time all the same.
         """
         assert place <= waiting, f"place {place} of {waiting}"
-        total = 0.0
+        total, longest = 0.0, 0.0
         for size in sorted(self.seconds, reverse=True):
             calls = min(waiting // size, -(-place // size))
             total += calls * self.seconds[size]
+            longest = max(longest, self.seconds[size] if calls else 0.0)
             place, waiting = max(0, place - calls * size), waiting - calls * size
-        return total
+        return self._span_s(total, longest)
+
+    def _span_s(self, total_s: float, longest_s: float) -> float:
+        """Seconds for calls that take `total_s` one after another, several at a time.
+
+        At the most: the bound of list scheduling (Graham, "Bounds on multiprocessing timing
+        anomalies", 1969, theorem 2), which is exact where one runs at a time.
+        """
+        return (total_s + (self.calls - 1) * longest_s) / self.calls
 
     @property
     def longest_s(self) -> float:
@@ -62,9 +73,13 @@ class ServiceTimes:
         if pictures <= most and not busy:
             return self.total_s(pictures)
         together_s = self.until_s(ahead + pictures, waiting + pictures)
-        filled_s = -(-(ahead + pictures) // most) * self.longest_s
-        own_s = max(self.total_s(pictures), -(-pictures // most) * self.longest_s)
+        filled_s = self._filled_s(ahead + pictures)
+        own_s = max(self.total_s(pictures), self._filled_s(pictures))
         return max(together_s, filled_s, begin_s + own_s)
+
+    def _filled_s(self, pictures: int) -> float:
+        """Seconds for so many where every batch is filled up by others."""
+        return self._span_s(-(-pictures // max(self.seconds)) * self.longest_s, self.longest_s)
 
 
 class Drift:
@@ -77,17 +92,22 @@ class Drift:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._ratios: deque[tuple[float, float]] = deque(maxlen=KEPT)  # when, and taken / measured
+        self._factor: float | None = None  # of the ratios that are there now
 
     def add(self, measured_s: float, taken_s: float) -> None:
         """A call took `taken_s`. One that was not measured says nothing."""
         if measured_s > 0:
             self._ratios.append((self._clock(), taken_s / measured_s))
+            self._factor = None
 
     @property
     def factor(self) -> float:
-        """Seconds of now for one second as measured."""
+        """Seconds of now for one second as measured; each request asks, so it is kept."""
         oldest = self._clock() - KEPT_S
         while self._ratios and self._ratios[0][0] < oldest:
             self._ratios.popleft()
-        ratios = sorted(ratio for _, ratio in self._ratios)
-        return ratios[(len(ratios) - 1) * 9 // 10] if ratios else 1.0
+            self._factor = None
+        if self._factor is None:
+            ratios = sorted(ratio for _, ratio in self._ratios)
+            self._factor = ratios[(len(ratios) - 1) * 9 // 10] if ratios else 1.0
+        return self._factor

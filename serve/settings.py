@@ -53,7 +53,9 @@ class Settings(BaseModel):
     engine_cache: Path | None = Field(
         None, description="folder for TensorRT's engines; None: the user's cache folder"
     )
-    threads: int = Field(0, ge=0, le=1024, description="threads in one model call; 0: all cores")
+    threads: int = Field(
+        0, ge=0, le=1024, description="threads that run the models on a CPU; 0: all cores"
+    )
     triton: str | None = Field(None, description="HOST:PORT of Triton's gRPC; None: no Triton")
     triton_in_flight: int = Field(
         32, ge=1, le=65536, description="pictures that Triton holds; the others wait here, in turn"

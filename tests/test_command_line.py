@@ -199,6 +199,15 @@ def test_run_looks_for_the_judge_before_it_trains(capsys, recipe) -> None:
     assert not (recipe.parent / "run").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_a_stage_for_one_process_says_so_to_several(capsys, recipe, monkeypatch, command) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = distill(capsys, command, recipe)
+    assert (said.status, said.out) == (1, "")
+    assert f"`{command}` is for one process, but a launcher began several; launch" in said.err
+    assert not (recipe.parent / "run").exists()
+
+
 def test_a_layer_that_does_not_exist_lists_those_that_do(capsys, recipe) -> None:
     said = distill(capsys, "train", recipe, "--set", "drift.layers=[attic]")
     assert all(layer in said.err for layer in ("down_blocks.0", "mid_block", "up_blocks.1"))

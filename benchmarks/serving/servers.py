@@ -162,7 +162,7 @@ async def _answers(target: Target, ask: Ask) -> bool:
     """Whether it gives a right picture now."""
     try:
         async with asyncio.timeout(5):
-            load = await closed_loop(target, [ask], 1, 0.01)
+            load = await closed_loop(target, [ask], 1, 0.1)
     except (OSError, TimeoutError):
         return False
     return load.good.count > 0

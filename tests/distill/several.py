@@ -88,6 +88,17 @@ def train_samples(path: Path) -> None:
         run_training(teacher, tiny_samples(teacher), recipe, silent, processes)
 
 
+def train_in_double(path: Path) -> None:
+    """`train_samples` with 64 bits in every number; the process is of no other use afterwards."""
+    recipe = read_recipe(path)
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    teacher = load_teacher(recipe.teacher.model, pick_device("cpu"))
+    teacher.pipe.to(torch.float64)
+    with open_processes(cpu=True) as processes:
+        run_training(teacher, tiny_samples(teacher), recipe, silent, processes)
+
+
 def train_whole(path: Path) -> None:
     """The stage as the command line calls it."""
     distil(read_recipe(path))
@@ -99,7 +110,10 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def saved_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
-    (path,) = (recipe.run / "student" / "unet").glob("*.safetensors")
+    student = recipe.run / "student"
+    (path,) = (
+        p for name in ("unet", "transformer") for p in (student / name).glob("*.safetensors")
+    )
     return load_weights(path)
 
 

@@ -6,19 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_training import tiny_recipe
+from picture_folders import write_pictures
+from tiny_training import tiny_recipe, tiny_samples
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from distill.budget import Budget, Part, count, dry_run, report, state_bytes, verdict
+from distill.cache_cost import cache_cost, samples_of
+from distill.feature_cache import open_feature_cache
 from distill.features import FeatureExtractor
 from distill.footprint import Alive, as_on_gpu, counting_flops
 from distill.losses import tfd_loss
 from distill.optimizer import make_optimizer
 from distill.outline import open_outline
-from distill.recipe import Recipe
-from distill.step import Randomness, features, generate, step_sigma
+from distill.recipe import Dataset, Positives, Recipe
+from distill.shards import open_shard
+from distill.step import Randomness, features, generate, micro_batch, step_sigma
 from distill.student import make_student
 from distill.teachers.opening import load_teacher
 from distill.teachers.teacher import Teacher, TeacherError
@@ -123,6 +127,55 @@ def test_saved_activations_are_near_what_autograd_keeps(recipe: Recipe, budget: 
 def test_the_plain_way_costs_more_and_early_stops_less(budget: Budget) -> None:
     assert budget.step.plain_flops > budget.step.flops
     assert budget.step.features_forward < budget.step.student_forward
+
+
+@pytest.fixture(scope="module")
+def keeping(tiny: Recipe) -> Recipe:
+    """The same with features kept at three draws; `sample` is not stored."""
+    changes = {"cached_draws": 3, "layers": ("sample/4", *tiny.drift.layers)}
+    return tiny.model_copy(update={"drift": tiny.drift.model_copy(update=changes)})
+
+
+def test_with_kept_features_flops_and_files_are_those_of_a_real_run(keeping: Recipe) -> None:
+    teacher, cost = load_teacher(keeping.teacher.model, CPU), count(keeping)
+    samples, drift = tiny_samples(teacher), keeping.drift
+    with counting_flops() as making:
+        cache = open_feature_cache(teacher, samples, keeping, lambda text: None)
+    extractor = FeatureExtractor(teacher.denoiser, drift.layers, drift.pool, teacher.hidden)
+    given = (teacher, make_student(teacher), extractor, samples, keeping, Randomness.of(0, 0, 0))
+    with counting_flops() as counter:
+        micro_batch(*given, cache=cache)[0].backward()
+    shards = [open_shard(path) for path in (keeping.run / "features").glob("shard-*")]
+    kept = cache_cost(keeping, cost.step)
+    assert kept is not None
+    assert kept.samples == len(samples.latents) == 30
+    assert counter.get_total_flops() == cost.step.flops > 0
+    assert making.get_total_flops() == 30 * kept.sample_flops > 0
+    assert sum(x.nbytes for shard in shards for x in shard.values()) == 30 * kept.sample_bytes > 0
+
+
+def test_kept_features_cost_less_per_step_and_are_said(keeping: Recipe, plain: Budget) -> None:
+    budget = count(keeping)
+    assert (budget.step.features_real, plain.step.kept_flops) == (0, 0)
+    assert budget.step.flops < plain.step.flops
+    assert budget.working_bytes(2) <= 1.05 * plain.working_bytes(2)
+    lines = "\n".join(report(budget))
+    assert "Features of positives and anchors, kept at 3 draws (drift.cached_draws)" in lines
+    assert "all 30 take" in lines
+    assert "drift.cached_draws" not in "\n".join(report(plain))
+
+
+def test_samples_are_counted_where_that_is_cheap(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "captioned", 3)
+    for name in ("0/a.png", "0/b.png", "7/c.png"):
+        (tmp_path / "classes" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "classes" / name).write_bytes(b"")
+    found = [
+        samples_of(Positives(source=source, folder=tmp_path / folder))
+        for source, folder in (("images", "captioned"), ("classes", "classes"), ("images", "no"))
+    ]
+    assert found == [4, 3, None]  # a picture with two texts is a sample of both
+    assert samples_of(Positives(source="images", dataset=Dataset(path="hub:a/b"))) is None
 
 
 def test_working_memory_is_linear_in_groups(tiny: Recipe, plain: Budget) -> None:

@@ -101,6 +101,19 @@ def test_nothing_is_measured_twice_until_the_protocol_changes(
     assert measured(teacher, reseeded) == NAMES[2:]
 
 
+def test_captions_too_long_for_the_teacher_are_cut_and_told_once(
+    teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    long = " ".join(["red"] * 80)
+    recipe = coco_recipe(tmp_path, tiny_sdxl, generators=["one_step_teacher", "student"])
+    (tmp_path / "captions.txt").write_text("\n".join([long, *CAPTIONS[1:]]) + "\n")
+    lines: list[str] = []
+    result = run_evaluation(teacher, teacher.denoiser, recipe, lines.append)
+    sentence = "1 of 8 prompts are too long for the teacher and are cut after the last word that"
+    assert sum(sentence in line for line in lines) == 1
+    assert result["features"]["generators"]["student, 1 step"]["images"] == 8
+
+
 def test_what_was_measured_before_a_crash_is_kept(
     teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import several
 import torch
-from several import farthest, run_in, said, saved_weights, write_recipe_of
+from several import Body, farthest, run_in, said, saved_weights, write_recipe_of
 from tiny_training import different_files, silent, tiny_samples, watched
 
-from distill import processes
+from distill import processes, run
 from distill.losses import ALONE
 from distill.processes import LostProcessError, Processes, Share, lost_noticed, one_voice
 from distill.recipe import Recipe, read_recipe
 from distill.run import distil, pick_device
 from distill.stats import whole_lines
-from distill.train import lost, run_training
+from distill.train import TrainingError, lost, lost_said, run_training
 
 SETTINGS = (
     "train={steps: STEPS, learning_rate: 3e-5, warmup_steps: 2, precision: fp32, accumulate: 2,"
@@ -26,12 +26,18 @@ SETTINGS = (
 
 
 def trained_by(
-    count: int, folder: Path, teacher: Path, groups: int, steps: int, parallel: str = "ddp"
+    count: int,
+    folder: Path,
+    teacher: Path,
+    groups: int,
+    steps: int,
+    parallel: str = "ddp",
+    body: Body = several.train_samples,
 ) -> Recipe:
     settings = SETTINGS.replace("PARALLEL", parallel).replace("STEPS", str(steps))
     overrides = [f"drift.groups={groups}", settings]
     path = write_recipe_of(folder, teacher, overrides)
-    codes = run_in(count, several.train_samples, path)
+    codes = run_in(count, body, path)
     recipe = read_recipe(path)
     assert codes == [0] * count, said(recipe, 0)
     return recipe
@@ -58,14 +64,29 @@ def test_two_processes_with_uneven_shares_train_the_student_of_one(
     assert_one_student(alone, two, tiny_sdxl)
 
 
+WAYS = [("ddp", 2), ("fsdp2", 2), ("ddp", 4), ("fsdp2", 4)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("parallel", "count"), [("fsdp2", 2), ("ddp", 4), ("fsdp2", 4)])
+@pytest.mark.parametrize(("parallel", "count"), WAYS)
 def test_processes_train_the_student_of_one(
     tiny_sdxl: Path, tmp_path: Path, parallel: str, count: int
 ) -> None:
     alone = trained_by(1, tmp_path / "one", tiny_sdxl, groups=4, steps=20)
     several_ = trained_by(count, tmp_path / "several", tiny_sdxl, 4, 20, parallel)
     assert_one_student(alone, several_, tiny_sdxl)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "count"), WAYS)
+def test_with_64_bits_nothing_but_their_last_digits_differs(
+    tiny_sdxl: Path, tmp_path: Path, parallel: str, count: int
+) -> None:
+    """So nothing is computed of one process's part alone: only the order of sums differs."""
+    body = several.train_in_double
+    alone = trained_by(1, tmp_path / "one", tiny_sdxl, groups=4, steps=20, body=body)
+    together = trained_by(count, tmp_path / "several", tiny_sdxl, 4, 20, parallel, body)
+    assert farthest(alone, together) < 1e-12
 
 
 def train_and_die(path: Path) -> None:
@@ -78,12 +99,13 @@ def train_and_die(path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     teacher = watched(recipe.teacher.model, watch)
-    with processes.open_processes(cpu=True) as all_of_them:
+    said_so = lost_said(recipe.run / "checkpoints")
+    with said_so, processes.open_processes(cpu=True) as all_of_them:
         run_training(teacher, tiny_samples(teacher), recipe, silent, all_of_them)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_one_that_is_killed_stops_all_and_the_run_resumes_bit_for_bit(
     tiny_sdxl: Path, tmp_path: Path, parallel: str
 ) -> None:
@@ -98,6 +120,24 @@ def test_one_that_is_killed_stops_all_and_the_run_resumes_bit_for_bit(
     assert "the same command resumes from step-00000002" in said(killed, 0)
     assert run_in(2, several.train_samples, paths[1]) == [0, 0]
     assert different_files(whole.run, killed.run) == ["recipe.yaml"]
+
+
+def die_while_others_wait(path: Path) -> None:
+    """The stage, but the first process is killed where it alone prepares the samples."""
+    if os.environ["RANK"] == "0":
+        run.open_samples = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    distil(read_recipe(path))
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_while_others_wait_stops_them_too(
+    tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    path = write_recipe_of(tmp_path, tiny_sdxl, [])
+    assert run_in(2, die_while_others_wait, path) == [-signal.SIGKILL, 1]
+    text = said(read_recipe(path), 1)
+    assert text.count("TrainingError: another process of this run died or cannot be reached") == 1
+    assert "the same command resumes from the start" in text
 
 
 @pytest.mark.slow
@@ -155,7 +195,7 @@ def test_what_fails_in_another_than_the_first_is_said_later(
 def test_a_dead_peer_is_told_from_another_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    closed = "[pair.cc:544] Connection closed by peer [127.0.0.1]:5"
+    closed = "[/a/pair.cc:544] Connection closed by peer [127.0.0.1]:5. This is typically caused"
     with pytest.raises(RuntimeError, match="peer") as alone, lost_noticed():
         raise RuntimeError(closed)
     assert not isinstance(alone.value, LostProcessError)
@@ -165,6 +205,9 @@ def test_a_dead_peer_is_told_from_another_error(
     with pytest.raises(RuntimeError, match="size") as other, lost_noticed():
         raise RuntimeError("size mismatch")
     assert not isinstance(other.value, LostProcessError)
+    assert str(error.value) == "Connection closed by peer [127.0.0.1]:5"
+    with pytest.raises(TrainingError, match=r"^lost in gloo"), lost_noticed():
+        raise TrainingError("lost in gloo")
     assert lost(error.value, tmp_path).endswith("the same command resumes from the start")
 
 

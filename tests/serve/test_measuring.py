@@ -1,11 +1,14 @@
 """Measuring the batch sizes: as long as it takes to know them, and no longer."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from serve.measuring import measure
+from serve.timed_calls import TimedCalls
 
 SIZES = [1, 2, 3, 4, 5, 6, 7, 8]
 
@@ -34,8 +37,19 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr("serve.measuring.time", made)
+    monkeypatch.setattr("serve.timed_calls.time", made)
     return made
+
+
+class Here:
+    """An executor without threads."""
+
+    def map(self, function, *columns):
+        return [function(*row) for row in zip(*columns, strict=True)]
+
+
+def measured(run, rows, budget_s):
+    return measure(TimedCalls(run, Here()), rows, budget_s)
 
 
 def feeds(count: int):
@@ -43,8 +57,8 @@ def feeds(count: int):
 
 
 def test_the_sizes_that_take_less_time_a_picture_are_kept(clock):
-    constant = measure(clock.running(lambda size: 0.004), feeds(8), budget_s=5)
-    linear = measure(clock.running(lambda size: 0.004 * size), feeds(8), budget_s=5)
+    constant = measured(clock.running(lambda size: 0.004), feeds(8), budget_s=5)
+    linear = measured(clock.running(lambda size: 0.004 * size), feeds(8), budget_s=5)
     assert sorted(constant.seconds) == SIZES
     assert constant.seconds[4] == pytest.approx(0.004)
     assert sorted(linear.seconds) == [1]
@@ -52,70 +66,69 @@ def test_the_sizes_that_take_less_time_a_picture_are_kept(clock):
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 6, 8, 13])
 def test_no_size_up_to_the_largest_is_forgotten(clock, most):
-    times = measure(clock.running(lambda size: 0.004), feeds(most), budget_s=5)
+    times = measured(clock.running(lambda size: 0.004), feeds(most), budget_s=5)
     assert sorted(times.seconds) == list(range(1, most + 1))
 
 
 def test_a_size_that_pays_less_than_a_smaller_one_is_not_kept(clock):
     seconds = {1: 0.010, 2: 0.012, 3: 0.021, 4: 0.020, 5: 0.024, 6: 0.040, 7: 0.050, 8: 0.060}
-    times = measure(clock.running(seconds.__getitem__), feeds(8), budget_s=5)
+    times = measured(clock.running(seconds.__getitem__), feeds(8), budget_s=5)
     assert times.seconds == pytest.approx({1: 0.010, 2: 0.012, 4: 0.020, 5: 0.024})
 
 
 def test_a_stable_time_is_known_after_three_calls_and_a_hopeless_size_after_one(clock):
-    measure(clock.running(lambda size: 0.004 if size == 1 else 0.02 * size), feeds(8), budget_s=5)
+    measured(clock.running(lambda size: 0.004 if size == 1 else 0.02 * size), feeds(8), budget_s=5)
     assert clock.calls == [1] * 4 + [2, 2, 4, 4, 8, 8]  # of each, the first warms up
 
 
 def test_unsteady_times_are_measured_five_times_and_give_their_median(clock):
     taken = iter([9.0, 0.10, 0.20, 0.15, 0.30, 0.12] + [1.0] * 9)
-    times = measure(clock.running(lambda size: next(taken)), feeds(1), budget_s=60)
+    times = measured(clock.running(lambda size: next(taken)), feeds(1), budget_s=60)
     assert times.seconds == pytest.approx({1: 0.15})
 
 
 def test_a_batch_size_that_changes_pictures_is_not_used(clock, caplog):
     wrong = clock.running(lambda size: 0.003, lambda row, rows: row["i"] + (len(rows) == 3))
-    times = measure(wrong, feeds(4), budget_s=5)
+    times = measured(wrong, feeds(4), budget_s=5)
     assert sorted(times.seconds) == [1, 2, 4]
     assert "batches of 3 are not used: they change the pictures" in caplog.text
 
 
 def test_measuring_a_slow_model_ends_with_its_budget(clock, caplog):
     caplog.set_level("INFO")
-    times = measure(clock.running(lambda size: 0.1), feeds(8), budget_s=0.05)
+    times = measured(clock.running(lambda size: 0.1), feeds(8), budget_s=0.05)
     assert sorted(times.seconds) == [1]
     assert clock.now_s <= 0.2 + 1e-9  # one call to warm up, and one measured
     assert "batches of 2, 4, 8 pictures are not used: not measured in time" in caplog.text
 
 
-def test_calls_are_made_in_the_executor_and_waiting_for_it_does_not_count(clock):
-    names = []
+def test_waiting_until_nobody_else_computes_does_not_count_nor_cost_of_the_budget(clock):
+    @contextmanager
+    def behind_another():
+        clock.now_s += 10.0  # somebody else's call
+        yield
+
+    run = clock.running(lambda size: 0.004)
+    times = measure(TimedCalls(run, Here(), alone=behind_another), feeds(8), budget_s=5)
+    assert times.seconds == pytest.approx(dict.fromkeys(SIZES, 0.004))
+
+
+def test_calls_that_run_at_a_time_are_measured_together():
+    together = threading.Barrier(2, timeout=10)
 
     def run(rows):
-        clock.now_s += 0.004
-        names.append(len(rows))
+        together.wait()  # for ever, if it were called once at a time
         return [np.full((1, 1, 3), row["i"], np.uint8) for row in rows]
 
-    with ThreadPoolExecutor(1) as executor:
-        submit = executor.submit
-
-        def behind_another(function, *arguments):
-            clock.now_s += 1.0  # somebody else's call
-            return submit(function, *arguments)
-
-        executor.submit = behind_another  # type: ignore[method-assign]
-        times = measure(run, feeds(2), budget_s=60, executor=executor)
-    assert times.seconds == pytest.approx({1: 0.004, 2: 0.004})
-    assert set(names) == {1, 2}
+    with ThreadPoolExecutor(2) as executor:
+        times = measure(TimedCalls(run, executor, calls=2), feeds(2), budget_s=5)
+    assert times.calls == 2
+    assert times.seconds[1] > 0
 
 
-def test_what_others_do_in_between_costs_no_time_of_the_budget(clock):
-    class Busy:
-        def submit(self, call, *arguments):
-            clock.now_s += 10  # another model's call
-            made = Future()
-            made.set_result(call(*arguments))
-            return made
+def test_a_model_that_fails_while_it_is_measured_says_why():
+    def run(rows):
+        raise ValueError("no such operator")
 
-    times = measure(clock.running(lambda size: 0.004), feeds(8), budget_s=5, executor=Busy())
-    assert sorted(times.seconds) == SIZES
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="no such operator"):
+        TimedCalls(run, executor).fastest(feeds(1))
