@@ -9,7 +9,6 @@ from serve.admission import Admission
 from serve.backend import Backend
 from serve.flights import Flights
 from serve.generate import Answer, Generator
-from serve.heap import give_back
 from serve.metrics import ModelMetrics
 from serve.model import Model
 from serve.settings import Settings
@@ -67,7 +66,6 @@ class Served:
         while not self.idle:
             await asyncio.sleep(LEAVING_POLL_S)
         await self.close()
-        await asyncio.to_thread(give_back)
 
     async def close(self) -> None:
         """Let go of everything; what is still in work fails."""
