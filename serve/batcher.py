@@ -139,9 +139,11 @@ class Batcher:
 
     async def close(self) -> None:
         """Stop. What still waits fails; a call that runs is left to end in its thread."""
-        for worker in self._workers:
+        workers, self._workers = self._workers, []  # their tracebacks hold all that is here
+        for worker in workers:
             worker.cancel()
-        await asyncio.wait(self._workers)
+        if workers:
+            await asyncio.wait(workers)
         _fail(list(self._queue), "the gateway has stopped")
         self._machine.leave(self)
         if self._owns_machine:

@@ -11,6 +11,7 @@ from serve.errors import (
     RepositoryError,
     UnknownModelError,
 )
+from serve.heap import give_back
 from serve.metrics import Metrics
 from serve.model import check_named, find_models, open_model
 from serve.served import OpenBackend, Served, open_served
@@ -18,6 +19,7 @@ from serve.settings import Settings
 from serve.slot import Refusal, Slot
 
 SOON_S = 0.5  # between looks while a back end is waited for
+GIVE_BACK_S = 0.1  # after a version has left
 
 log = logging.getLogger(__name__)
 
@@ -178,4 +180,10 @@ class Repository:
 
     def _retire(self, served: Served) -> None:
         task = self._leaving[served] = asyncio.ensure_future(served.retire())
-        task.add_done_callback(lambda _: self._leaving.pop(served, None))
+        task.add_done_callback(lambda _: self._left(served))
+
+    def _left(self, served: Served) -> None:
+        """Forget it; once nobody else knows of it either, its memory is given back."""
+        self._leaving.pop(served, None)
+        loop = asyncio.get_running_loop()
+        loop.call_later(GIVE_BACK_S, loop.run_in_executor, None, give_back)
