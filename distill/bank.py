@@ -57,6 +57,8 @@ def make_bank(
     texts = read_prompts(recipe.positives.prompts)
     used = fitting(teacher, texts, recipe.positives.long_prompts, report)
     prompts = tuple(dict.fromkeys(used.values()))
+    if not teacher.prompted:  # a class that is none is named before a folder is claimed for it
+        teacher.encode(prompts)
     folder = bank_folder(recipe)
     facts = bank_facts(teacher, recipe, prompts)
     if other := claim(folder, facts, FACTS):

@@ -237,3 +237,4 @@ def test_a_recipe_of_classes_makes_its_bank_and_its_student(folder: Path, tmp_pa
     (tmp_path / "classes.txt").write_text("2\n4\n")
     with pytest.raises(TeacherError, match=r"^class '4' is not one of"):
         distil(recipe.model_copy(update={"run": tmp_path / "another"}), silent)
+    assert not (tmp_path / "another").exists()  # so that a mended file may be used there
