@@ -24,12 +24,16 @@ MAX_BATCH = 8
 
 
 class Shapes:
-    """The shapes model; `draw` takes rows of inputs, so that a server can batch."""
+    """The shapes model; `draw` takes rows of inputs, so that a server can batch.
 
-    def __init__(self) -> None:
+    `threads` of one call; 0: all cores.
+    """
+
+    def __init__(self, threads: int = 0) -> None:
         self._model = load_model(REPOSITORY, "shapes")
         options = onnxruntime.SessionOptions()
         options.use_deterministic_compute = True
+        options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(
             self._model.graph, options, providers=["CPUExecutionProvider"]
         )
