@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 TOKENS = 77  # CLIP's context
 NOISE = "noise"
 CLASS_LABELS = "class_labels"
+TEXT_INPUTS = ("input_ids", "input_ids_2")  # as many of them as there are text encoders
 
 Size = tuple[int, int]  # (width, height) of a picture in pixels
 
@@ -54,9 +55,13 @@ def _fill(tensor: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def text_to_image(
-    latent_channels: int, latent_size: int, size_px: int, sizes: Sequence[Size] = ()
+    latent_channels: int,
+    latent_size: int,
+    size_px: int,
+    sizes: Sequence[Size] = (),
+    encoders: int = 2,
 ) -> Signature:
-    """Token ids of both encoders and noise [B, C, h, w] in, pictures [B, H, W, 3] out.
+    """Token ids of each text encoder and noise [B, C, h, w] in, pictures [B, H, W, 3] out.
 
     Without `sizes` the one size is `size_px` squared; with several, heights and widths are open.
     """
@@ -64,8 +69,7 @@ def text_to_image(
     sizes = tuple(sizes) or ((size_px, size_px),)
     signature = Signature(
         inputs=(
-            Tensor("input_ids", "int64", (TOKENS,)),
-            Tensor("input_ids_2", "int64", (TOKENS,)),
+            *(Tensor(name, "int64", (TOKENS,)) for name in TEXT_INPUTS[:encoders]),
             Tensor(NOISE, "float32", (latent_channels, None, None)),
         ),
         output=Tensor("image", "uint8", (None, None, 3)),

@@ -184,10 +184,12 @@ class Batcher:
     def _take(self) -> list[_Item]:
         """The next batch out of the queue: whose turn it is, and what waits with its size.
 
-        Pictures of other sizes keep their places. Those that would be late in it are dropped.
+        What waits is shared out among the calls that run at a time. Pictures of other sizes keep
+        their places. Those that would be late in it are dropped.
         """
-        while alike := list(itertools.islice(self._alike(), max(self._times.seconds))):
-            batch = alike[: self._times.batch(len(alike))]
+        calls, most = self._times.calls, max(self._times.seconds)
+        while alike := list(itertools.islice(self._alike(), calls * most)):
+            batch = alike[: self._times.batch(-(-len(alike) // calls))]
             taken_s = max(1.0, self._drift.factor) * self._times.seconds[len(batch)]
             ends = time.perf_counter() + taken_s
             late = [item for item in batch if item.ends < ends]

@@ -43,7 +43,15 @@ COMMANDS = {
     "rollback": ["repository", "model", "version"],
     "serve": ["--repository", "--model", "--threads", "--host", "--port", "--triton"],
     "key": ["name"],
-    "generate": ["prompt", "--out", "--seed", "--size", "--quality", "--repository"],
+    "generate": [
+        "prompt",
+        "--class-label",
+        "--out",
+        "--seed",
+        "--size",
+        "--quality",
+        "--repository",
+    ],
 }
 PROMPTS = ("a small red circle", "blue", "an astronaut")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import PrecisionError
-from export.graph.module import OneStepGraph
+from export.graph.text_graph import text_graph
 from export.model.student import Student
 
 DTYPES = {
@@ -66,8 +66,8 @@ def apply_precision(student: Student, precision: Precision) -> Largest | None:
         largest = watch_decoder(student, draw_latents(student))
         check_range(largest)
     pipeline = student.pipeline
-    _turn(pipeline.text_encoder, precision.text)
-    _turn(pipeline.text_encoder_2, precision.text)
+    for encoder in student.family.encoders_of(pipeline):
+        _turn(encoder, precision.text)
     _turn(pipeline.unet, precision.unet)
     _turn(pipeline.vae, precision.vae)
     if largest is not None:
@@ -78,18 +78,18 @@ def apply_precision(student: Student, precision: Precision) -> Largest | None:
 @torch.no_grad()
 def draw_latents(student: Student) -> list[Tensor]:
     """Latents [1, C, h, w] of the student for each sample prompt, as its decoder is given them."""
-    graph, pipeline = OneStepGraph(student), student.pipeline
+    graph, tokenizers = text_graph(student), student.family.tokenizers_of(student.pipeline)
     shape = (1, student.latent_channels, student.latent_size, student.latent_size)
     latents = []
     for seed, prompt in enumerate(SAMPLES):
-        ids = [
-            tokenizer(
+        ids = {
+            name: tokenizer(
                 prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
             ).input_ids
-            for tokenizer in (pipeline.tokenizer, pipeline.tokenizer_2)
-        ]
+            for name, tokenizer in tokenizers.items()
+        }
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        latents.append(graph.latent(ids[0], ids[1], noise))
+        latents.append(graph.latent(**ids, noise=noise))
     return latents
 
 

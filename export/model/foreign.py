@@ -5,7 +5,7 @@ checkpoint or a LoRA does not bring comes from the directory given as --base.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,8 @@ from export.model.checkpoint import (
     load_vae,
     read_shapes,
 )
+from export.model.families import FAMILIES, SDXL, Family, family_of
 from export.model.lora import fuse
-
-PIPELINE = "StableDiffusionXLPipeline"
-PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
-WEIGHTED = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def open_pipeline(source: Source) -> Opened:
     opened = _from_file(source) if source.model.is_file() else _from_directory(source)
     pipeline = opened.pipeline
     pipeline.set_progress_bar_config(disable=True)
-    for name in WEIGHTED:
+    for name in family_of(pipeline).weighted:
         getattr(pipeline, name).eval().requires_grad_(False)
     return opened
 
@@ -79,7 +76,7 @@ def _from_directory(source: Source) -> Opened:
             f"{folder} has no model_index.json and is no UNet either; a student is a pipeline "
             f"directory that diffusers saved, the directory of a UNet, or a safetensors file"
         )
-    base = _base(source, "a UNet")
+    base = _base(source, "a UNet", FAMILIES)
     with loading_reasons(folder):
         unet = UNet2DConditionModel.from_pretrained(
             folder, dtype=source.dtype, local_files_only=True, use_safetensors=True
@@ -91,38 +88,43 @@ def _from_file(source: Source) -> Opened:
     file = source.model
     layout = layout_of(file, read_shapes(file))
     if layout == LORA:
-        pipeline = _whole(_base(source, "a LoRA"), source)
+        pipeline = _whole(_base(source, "a LoRA", [SDXL.name]), source)
         fuse(pipeline, file, source.lora_scale)
         return Opened(pipeline)
-    base = _base(source, "a single file")
+    base = _base(source, "a single file", [SDXL.name])
     unet = load_unet(file, base, layout, source.dtype)
     if layout == PIPELINE_FILE:
         return Opened(_single_file(file, base, unet, source), base)
     return Opened(_whole(base, source, unet=unet), base)
 
 
-def _base(source: Source, what: str) -> Path:
-    """The pipeline directory that the rest is taken from."""
+def _base(source: Source, what: str, allowed: Collection[str]) -> Path:
+    """The pipeline directory that the rest is taken from, of one of these classes."""
     if source.base is None:
         raise StudentError(
             f"{source.model} is {what}; --base must name the SDXL pipeline directory that its "
             f"tokenizers, configs and remaining parts are taken from"
         )
-    _check_index(source.base)
+    family = _check_index(source.base)
+    if family.name not in allowed:
+        raise StudentError(
+            f"--base {source.base} holds a {family.name}; {what} is taken together with a "
+            f"{', '.join(allowed)} only"
+        )
     return source.base
 
 
 def _whole(folder: Path, source: Source, **parts: Any) -> Any:
     """The directory through stock diffusers, with `parts` in the place of its own."""
-    _check_index(folder)
+    family = _check_index(folder)
     with loading_reasons(folder):
-        return StableDiffusionXLPipeline.from_pretrained(
+        return family.pipeline.from_pretrained(
             folder,
             **parts,
+            **family.options,
             dtype={"default": source.dtype, "vae": source.vae_dtype},
             local_files_only=True,
             use_safetensors=True,
-            add_watermarker=False,
         )
 
 
@@ -161,20 +163,24 @@ def _json(file: Path) -> Any:
         raise StudentError(f"{file} is not valid JSON: {error}") from error
 
 
-def _check_index(folder: Path) -> None:
-    """The directory exists and its index names a whole SDXL pipeline."""
+def _check_index(folder: Path) -> Family:
+    """The directory exists, and its index names a whole pipeline of a family: which."""
     if not folder.is_dir():
         raise StudentError(f"the pipeline directory {folder} does not exist")
     index_file = folder / "model_index.json"
     if not index_file.is_file():
         raise StudentError(f"{folder} has no model_index.json; it is no pipeline directory")
     index = _json(index_file)
-    if index.get("_class_name") != PIPELINE:
+    family = FAMILIES.get(index.get("_class_name"))
+    if family is None:
         raise StudentError(
-            f"{folder} holds a {index.get('_class_name')}; only {PIPELINE} can be exported"
+            f"{folder} holds a {index.get('_class_name')}; only {', '.join(FAMILIES)} and "
+            f"ConsistencyModelPipeline can be exported"
         )
-    for part in PARTS:
+    for part in family.parts:
         if not (index.get(part) or [None])[0]:
-            raise StudentError(f"{folder} has no {part}; a one-step graph needs {', '.join(PARTS)}")
+            needed = ", ".join(family.parts)
+            raise StudentError(f"{folder} has no {part}; a one-step graph needs {needed}")
         if not (folder / part).is_dir():
             raise StudentError(f"{folder} names a {part}, but the folder {part} is missing")
+    return family

@@ -25,7 +25,7 @@ from export.model.one_step import (
 
 UNCLIPPED = {"clip_sample": False, "thresholding": False}
 NEEDED: Mapping[str, Mapping[str, Any]] = {
-    "DDIMScheduler": {"timestep_spacing": "leading", "set_alpha_to_one": True, **UNCLIPPED},
+    "DDIMScheduler": {"set_alpha_to_one": True, **UNCLIPPED},
     "EulerAncestralDiscreteScheduler": {},
     "EulerDiscreteScheduler": {
         "final_sigmas_type": "zero",
@@ -80,14 +80,18 @@ def _what_it_looks_like(name: str) -> str:
     return "it looks like a many-step model"
 
 
-def read_one_step(scheduler: Any, recipe: Recipe | None = None) -> OneStep:
+def read_one_step(
+    scheduler: Any, recipe: Recipe | None = None, spacing: str = "leading"
+) -> OneStep:
     """The step that `scheduler` takes in the recipe's call; `StudentError` says what does not fit.
 
-    Without a recipe, the one that the scheduler's config names.
+    Without a recipe, the one that the scheduler's config names. `spacing` is the one by which the
+    pipeline lets DDIM take its single timestep.
     """
     recipe = recipe or recognise(scheduler)
     name, config = type(scheduler).__name__, scheduler.config
-    for key, value in NEEDED[name].items():
+    ours = {"timestep_spacing": spacing} if name == "DDIMScheduler" else {}
+    for key, value in {**ours, **NEEDED[name]}.items():
         if config[key] != value:
             raise StudentError(
                 f"{key} in the student's scheduler config is {config[key]!r}; "

@@ -1,11 +1,12 @@
-"""The student: a one-step SDXL of any origin, or the reason why it may not be exported."""
+"""The student: a one-step text model of any origin, or the reason why it may not be exported."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from export.errors import StudentError
-from export.model.foreign import PIPELINE, Source, open_pipeline
+from export.model.families import Family, family_of
+from export.model.foreign import Source, open_pipeline
 from export.model.kinds import Recipe, is_file, named
 from export.model.looks import named_otherwise, same_as_base, scheduled_otherwise
 from export.model.one_step import OneStep
@@ -29,6 +30,11 @@ class Student:
     latent_size: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def family(self) -> Family:
+        """What its pipeline consists of."""
+        return family_of(self.pipeline)
+
 
 def load_student(folder: Path) -> Student:
     """Load a whole pipeline directory whose scheduler config says the recipe, in float32."""
@@ -47,7 +53,7 @@ def load_model(source: Source) -> Student:
     same = same_as_base(pipeline.unet, opened.base)
     if chosen is not None:
         pipeline.scheduler = prescribed(chosen, pipeline.scheduler)
-    step = read_one_step(pipeline.scheduler, recipe)
+    step = read_one_step(pipeline.scheduler, recipe, family_of(pipeline).spacing)
     _check_parts(pipeline)
     latent_size = pipeline.unet.config.sample_size
     return Student(
@@ -94,19 +100,31 @@ def _guided(recipe: Recipe, width: int | None) -> Recipe:
 
 def _check_parts(pipeline: Any) -> None:
     """Settings of the parts that the graph does not reproduce are refused by name."""
-    unet, vae = pipeline.unet.config, pipeline.vae.config
+    unet, vae, family = pipeline.unet.config, pipeline.vae.config, family_of(pipeline)
     if not isinstance(unet.sample_size, int):
         raise StudentError(
             f"sample_size in the student's unet config is {unet.sample_size!r}; "
             f"it must be one whole number, since pictures are square"
         )
-    if unet.addition_embed_type != "text_time":
+    if unet.addition_embed_type != family.addition:
         raise StudentError(
             f"addition_embed_type in the student's unet config is {unet.addition_embed_type!r}; "
-            f"only 'text_time', SDXL's own, is supported"
+            f"only {family.addition!r}, that of a {family.name}, is supported"
         )
+    if unet.in_channels != vae.latent_channels:
+        raise StudentError(
+            f"in_channels in the student's unet config is {unet.in_channels}, and its vae has "
+            f"latents of {vae.latent_channels} channels; they must be equal, since the UNet is "
+            f"given noise alone"
+        )
+    for encoder in family.encoders_of(pipeline):
+        if getattr(encoder.config, "use_attention_mask", False):
+            raise StudentError(
+                "use_attention_mask in the student's text encoder config is True; only False is "
+                "supported, as CLIP has it"
+            )
     if vae.get("shift_factor"):
         raise StudentError(
             f"shift_factor in the student's vae config is {vae.shift_factor!r}; the stock "
-            f"{PIPELINE} ignores it, so only None or 0 is allowed"
+            f"{family.name} ignores it, so only None or 0 is allowed"
         )

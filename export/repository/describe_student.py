@@ -72,9 +72,12 @@ def _one_step(folder: Path) -> str:
         return "not said: there is no scheduler"
     config = _json(file)
     name, kind = config.get("_class_name"), config.get("prediction_type", "epsilon")
-    ours = name == "DDIMScheduler" and config.get("timestep_spacing") == "leading"
+    ours = name == "DDIMScheduler" and config.get("timestep_spacing") in ("leading", "trailing")
     if ours and config.get("set_alpha_to_one") and not config.get("clip_sample"):
-        return f"timestep {config.get('steps_offset', 0)}, predicts {kind} ({name})"
+        leading = config["timestep_spacing"] == "leading"
+        last = config.get("num_train_timesteps", 1000) - 1
+        timestep = config.get("steps_offset", 0) if leading else last
+        return f"timestep {timestep}, predicts {kind} ({name})"
     if name == "CMStochasticIterativeScheduler":
         return f"sigma {config.get('sigma_max')} ({name})"
     spacing = config.get("timestep_spacing", "of no spacing")

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import RepositoryError
-from export.signature import TOKENS, Signature, Tensor
+from export.signature import TEXT_INPUTS, TOKENS, Signature, Tensor
 
 FORMAT = 1
 FILE = "manifest.json"
 GRAPH = "model.onnx"
 TEXT, CLASSES = "text-to-image", "class-to-image"  # tasks
-TOKENIZERS = {"input_ids": "tokenizer.json", "input_ids_2": "tokenizer_2.json"}
+TOKENIZERS = dict(zip(TEXT_INPUTS, ("tokenizer.json", "tokenizer_2.json"), strict=True))
 BYTECODE = "__pycache__"  # Triton's Python back end leaves it beside a model.py
 CHUNK_BYTES = 1 << 20
 PIXELS_PER_LATENT = 8  # of manifests that do not say

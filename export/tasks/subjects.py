@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from export.model.families import family_of
 from export.signature import CLASS_LABELS, TOKENS
 
 Encode = Callable[[Sequence[str]], dict[str, NDArray[np.int64]]]  # texts -> inputs [N, ...] by name
@@ -76,7 +77,7 @@ def subjects_of(folder: Path, manifest: Mapping[str, Any]) -> Subjects:
 
 def pipeline_encoder(pipeline: Any) -> Encode:
     """The ids as the student's own tokenizers give them, cut and padded to 77."""
-    tokenizers = {"input_ids": pipeline.tokenizer, "input_ids_2": pipeline.tokenizer_2}
+    tokenizers = family_of(pipeline).tokenizers_of(pipeline)
 
     def encode(prompts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
         options = {"padding": "max_length", "max_length": TOKENS, "truncation": True}

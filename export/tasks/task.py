@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.graph.class_module import ClassGraph
-from export.graph.module import OneStepGraph
+from export.graph.text_graph import TextGraph
 from export.signature import Signature, Size
 from export.tasks.subjects import Subjects
 
-Graph = OneStepGraph | ClassGraph
+Graph = TextGraph | ClassGraph
 
 
 class Task(Protocol):

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.graph.decoder import decoder_facts, load_decoder
-from export.graph.module import OneStepGraph
 from export.graph.precision import SAMPLES, Precision, apply_precision
 from export.graph.sizes import check_sizes
+from export.graph.text_graph import TextGraph, text_graph
 from export.model.foreign import Source
 from export.model.measured_look import look_at
 from export.model.stock import stock_pictures
@@ -28,7 +28,7 @@ class TextTask:
     """A student that is given a prompt."""
 
     student: Student
-    graph: OneStepGraph
+    graph: TextGraph
     precision: Precision = field(default_factory=Precision)
 
     @property
@@ -37,10 +37,13 @@ class TextTask:
         return self.student.notes
 
     def signature(self, sizes: Sequence[Size]) -> Signature:
-        """Ids of both encoders and noise; several sizes where they are asked for."""
+        """Ids for each encoder and noise; several sizes where they are asked for."""
         student = self.student
         checked = check_sizes(student, sizes)
-        return text_to_image(student.latent_channels, student.latent_size, student.size_px, checked)
+        encoders = len(student.family.encoders)
+        return text_to_image(
+            student.latent_channels, student.latent_size, student.size_px, checked, encoders
+        )
 
     def subjects(self) -> Subjects:
         """The gate's prompts by the student's own tokenizers."""
@@ -64,10 +67,9 @@ class TextTask:
 
     def write_files(self, folder: Path) -> None:
         """A tokenizer file for each text input."""
-        pipeline = self.student.pipeline
-        both = (pipeline.tokenizer, pipeline.tokenizer_2)
-        for tokenizer, file in zip(both, TOKENIZERS.values(), strict=True):
-            write_tokenizer(tokenizer, folder / file)
+        student = self.student
+        for name, tokenizer in student.family.tokenizers_of(student.pipeline).items():
+            write_tokenizer(tokenizer, folder / TOKENIZERS[name])
 
 
 def open_text(
@@ -80,4 +82,4 @@ def open_text(
     largest = apply_precision(student, precision)
     if largest is not None:
         report(f"the decoder's largest value is {largest.value:.0f} ({largest.module}): float16 ok")
-    return TextTask(student, OneStepGraph(student), precision)
+    return TextTask(student, text_graph(student), precision)

@@ -55,16 +55,31 @@ def with_batcher(times, scenario):
 def test_two_calls_run_beside_each_other_and_what_comes_then_waits():
     async def scenario(model, batcher):
         futures = [batcher.submit(feeds(0))]
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.01)
         assert batcher.wait_s(1) == pytest.approx(0.010)  # one call is free
         futures += [batcher.submit(feeds(i)) for i in range(1, 4)]
-        await asyncio.sleep(0.02)
-        running, waiting = model.running, batcher.waiting
+        async with asyncio.timeout(10):
+            while model.running < 2:
+                await asyncio.sleep(0.001)
+        waiting = batcher.waiting
         model.go.set()
         await asyncio.gather(*futures)
-        return running, waiting, model.batches[0]
+        return waiting, model.batches[0]
 
-    assert with_batcher(ServiceTimes({1: 0.010}, calls=2), scenario) == (2, 2, [0])
+    assert with_batcher(ServiceTimes({1: 0.010}, calls=2), scenario) == (2, [0])
+
+
+def test_what_waits_is_shared_out_among_the_calls():
+    async def scenario(model, batcher):
+        futures = [batcher.submit(feeds(i)) for i in range(2)]
+        await asyncio.sleep(0.02)
+        futures += [batcher.submit(feeds(i)) for i in range(2, 6)]
+        model.go.set()
+        await asyncio.gather(*futures)
+        return sorted(model.batches)
+
+    times = ServiceTimes({1: 0.010, 2: 0.012, 4: 0.020}, calls=2)
+    assert with_batcher(times, scenario) == [[0], [1], [2, 3], [4], [5]]
 
 
 def test_the_other_call_goes_on_while_one_is_cancelled():

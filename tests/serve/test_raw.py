@@ -52,6 +52,5 @@ def test_raw_takes_no_quality(settings):
 
 
 def test_openai_has_no_raw(settings):
-    content = create_app(settings).openapi()["paths"]["/v1/images/generations"]["post"]
-    schema = content["requestBody"]["content"]["application/json"]["schema"]
+    schema = create_app(settings).openapi()["components"]["schemas"]["ImagesRequest"]
     assert "raw" not in str(schema["properties"]["output_format"])

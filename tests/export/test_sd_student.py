@@ -1,0 +1,180 @@
+"""Students of Stable Diffusion 1.x and 2.x: the graph, the version, and stock diffusers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import save_file
+from tiny import SCHEDULE
+from tiny_sd import save_tiny_sd_student
+
+from export.errors import StudentError
+from export.export import export_student
+from export.gate.published import Request, verify_repository
+from export.gate.session import open_session
+from export.gate.verify import draw_cases
+from export.graph.precision import Precision
+from export.graph.sd_module import SdGraph
+from export.model.foreign import Source
+from export.model.student import load_student
+from export.options import Options
+from export.repository.describe import describe
+from export.repository.manifest import check_version
+from export.tasks.opening import open_task
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_sd_student(tmp_path_factory.mktemp("sd") / "student")
+
+
+@pytest.fixture(scope="module")
+def version(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The student as `sd/1`; exported once."""
+    repository = tmp_path_factory.mktemp("sd-repository")
+    options = Options(max_batch=3)
+    return export_student(folder, repository, "sd", options, report=lambda line: None).folder
+
+
+def close(left: np.ndarray, right: np.ndarray) -> bool:
+    return bool(np.abs(left.astype(int) - right).max() <= 1)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("timestep", [399, 999])
+def test_the_graph_draws_the_pictures_of_one_stock_step(
+    tmp_path: Path, timestep: int, prediction_type: str
+) -> None:
+    task = open_task(Source(save_tiny_sd_student(tmp_path, timestep, prediction_type)))
+    assert isinstance(task.graph, SdGraph)
+    assert task.graph.step.timestep == timestep
+    cases = draw_cases(task, task.signature(()), rows=3)
+    assert close(cases.torch_pictures, cases.stock_pictures)
+    assert (cases.torch_pictures[0] != cases.torch_pictures[1]).any()
+
+
+def test_the_version_has_one_tokenizer_and_one_text_input(version: Path) -> None:
+    manifest = check_version(version)
+    assert manifest["task"] == "text-to-image"
+    assert [tensor["name"] for tensor in manifest["inputs"]] == ["input_ids", "noise"]
+    assert manifest["tokenizers"] == {"input_ids": {"file": "tokenizer.json", "max_length": 77}}
+    assert sorted(manifest["files"]) == ["model.onnx", "tokenizer.json"]
+    assert manifest["gate"]["level"] == "bitwise"
+    assert (manifest["one_step"]["kind"], manifest["one_step"]["timestep"]) == ("singlepass", 399)
+
+
+def test_the_file_draws_the_picture_of_stock_diffusers(version: Path, folder: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    ids = pipeline.tokenizer("a red circle", padding="max_length", return_tensors="np").input_ids
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5)).numpy()
+    (drawn,) = open_session(version / "model.onnx", 1)({"input_ids": ids, "noise": noise})
+    stock = pipeline(
+        "a red circle",
+        num_inference_steps=1,
+        guidance_scale=0.0,
+        generator=torch.Generator().manual_seed(5),
+    ).images[0]
+    assert close(np.asarray(stock), drawn)
+
+
+def test_it_is_verified_and_described(version: Path, folder: Path) -> None:
+    request = Request("torch", folder, rows=3)
+    found = verify_repository(version.parents[1], request=request, report=lambda line: None)
+    assert found.level == "bitwise"
+    assert "timestep 399, predicts epsilon (DDIMScheduler)" in describe(folder)
+    assert describe(version).startswith("sd/1: text-to-image\n")
+
+
+def test_half_precision_and_several_sizes(folder: Path) -> None:
+    half = Precision(torch.float16, torch.float16, torch.float16)
+    task = open_task(Source(folder), half, report=lambda line: None)
+    assert task.facts()["precision"] == {"text": "float16", "unet": "float16", "vae": "float16"}
+    signature = task.signature(((64, 64), (96, 64)))
+    assert signature.inputs[1].shape == (4, None, None)
+    cases = draw_cases(task, signature, rows=2, size=(96, 64))
+    gap = np.abs(cases.torch_pictures.astype(int) - cases.stock_pictures)
+    assert cases.torch_pictures.shape == (2, 64, 96, 3)
+    assert gap.mean() < 1
+
+
+def test_a_schedule_that_does_not_end_at_the_clean_latent_is_refused(tmp_path: Path) -> None:
+    save_tiny_sd_student(tmp_path)
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text("utf-8"))
+    for key, value in (("timestep_spacing", "leading"), ("set_alpha_to_one", False)):
+        file.write_text(json.dumps(config | {key: value}), "utf-8")
+        with pytest.raises(StudentError, match=f"{key} in the student's scheduler config is"):
+            load_student(tmp_path)
+
+
+def test_a_many_step_scheduler_is_not_taken_for_a_student(tmp_path: Path) -> None:
+    save_tiny_sd_student(tmp_path)
+    DDIMScheduler(steps_offset=1, clip_sample=False, set_alpha_to_one=False).save_pretrained(
+        tmp_path / "scheduler"
+    )
+    with pytest.raises(StudentError, match=r"timestep_spacing .* is 'leading'.* needs 'trailing'"):
+        load_student(tmp_path)
+
+
+def test_anybodys_one_step_of_the_family_is_named(tmp_path: Path) -> None:
+    """As SD-Turbo: the step of SDXL-Turbo on the smaller pipeline."""
+    save_tiny_sd_student(tmp_path, 999)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path)
+    pipeline.scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False, steps_offset=1)
+    pipeline.save_pretrained(tmp_path)
+    task = open_task(Source(tmp_path, "turbo"))
+    cases = draw_cases(task, task.signature(()), rows=2)
+    assert close(cases.torch_pictures, cases.stock_pictures)
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"in_channels": 9}, "in_channels in the student's unet config is 9, and its vae has"),
+        (
+            {
+                "addition_embed_type": "text",
+                "addition_embed_type_num_heads": 4,
+                "encoder_hid_dim": 32,
+            },
+            "only None, that of a StableDiffusionPipeline, is supported",
+        ),
+    ],
+)
+def test_a_unet_of_another_kind_is_refused_by_name(tmp_path, other, sentence) -> None:
+    with pytest.raises(StudentError, match=sentence):
+        load_student(save_tiny_sd_student(tmp_path, **other))
+
+
+def test_an_encoder_with_a_mask_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    file = copy / "text_encoder" / "config.json"
+    config = json.loads(file.read_text("utf-8")) | {"use_attention_mask": True}
+    file.write_text(json.dumps(config), "utf-8")
+    with pytest.raises(StudentError, match="use_attention_mask in the student's text encoder"):
+        load_student(copy)
+
+
+def test_a_single_file_goes_with_sdxl_alone(folder: Path, tmp_path: Path) -> None:
+
+    lora = {
+        "unet.conv_in.lora_A.weight": torch.zeros(1),
+        "unet.conv_in.lora_B.weight": torch.ones(1),
+    }
+    save_file(lora, tmp_path / "lora.safetensors")
+    with pytest.raises(StudentError, match="holds a StableDiffusionPipeline; a LoRA is taken"):
+        open_task(Source(tmp_path / "lora.safetensors", "hyper", folder))
+
+
+def test_a_pipeline_of_no_family_is_named_with_those_there_are(folder, tmp_path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    index = json.loads((copy / "model_index.json").read_text("utf-8"))
+    index["_class_name"] = "StableDiffusion3Pipeline"
+    (copy / "model_index.json").write_text(json.dumps(index), "utf-8")
+    match = "holds a StableDiffusion3Pipeline; only StableDiffusionXLPipeline, StableDiffusionP"
+    with pytest.raises(StudentError, match=match):
+        open_task(Source(copy))
