@@ -27,7 +27,7 @@ from serve.turn import USUAL, Turn
 
 T = TypeVar("T")
 
-RECENT = 0.1  # weight of the latest order in the mean of what encoding takes
+RECENT = 0.1  # weight of the latest order in the mean of what a round of encoding takes
 SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
@@ -115,7 +115,15 @@ class Generator:
         self._model = model
         self._backend = backend
         self._encoders = ThreadPoolExecutor(encode_workers, "encode", initializer=give_way)
-        self.encode_s = 0.0  # what encoding an order took lately, its wait for a thread included
+        self._encode_workers = encode_workers
+        self._round_s = 0.0  # what a picture a thread took lately, the wait for it included
+
+    def encode_s(self, pictures: int) -> float:
+        """Seconds that encoding so many took lately, in as many rounds as they need."""
+        return self._rounds(pictures) * self._round_s
+
+    def _rounds(self, pictures: int) -> int:
+        return -(-pictures // self._encode_workers)
 
     def close(self) -> None:
         """Let the encoding threads go."""
@@ -137,7 +145,8 @@ class Generator:
             {**ids, "noise": self._model.noise(seed, order.size)} for seed in order.seeds
         ]
         drawn = time.perf_counter()
-        inferred = await self._infer(feeds, within_s - (drawn - start) - self.encode_s, turn)
+        left_s = within_s - (drawn - start) - self.encode_s(len(feeds))
+        inferred = await self._infer(feeds, left_s, turn)
         made = time.perf_counter()
         pictures = await self._encode_all(order, inferred)
         answer = Answer(
@@ -147,7 +156,8 @@ class Generator:
             infer_s=max(one.infer_s for one in inferred),
             encode_s=time.perf_counter() - made,
         )
-        self.encode_s += RECENT * (answer.encode_s - self.encode_s)
+        taken_s = answer.encode_s / self._rounds(len(pictures))
+        self._round_s += RECENT * (taken_s - self._round_s)
         self._metrics.made(answer)
         return answer
 

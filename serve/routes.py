@@ -185,12 +185,12 @@ async def fill(
             gateway.drain.check()
             asker = asker._replace(deadline_s=end - time.perf_counter())
     with ExitStack() as places:
-        admitted = served.admission.admit(
-            len(order.seeds), asker.deadline_s, asker.turn, served.generator.encode_s
-        )
+        pictures = len(order.seeds)
+        encode_s = served.generator.encode_s(pictures)
+        admitted = served.admission.admit(pictures, asker.deadline_s, asker.turn, encode_s)
         wait_s = places.enter_context(admitted)
         if not charged:
-            gateway.callers.charge(asker.caller, len(order.seeds))
+            gateway.callers.charge(asker.caller, pictures)
         flight = _begin(served, key, order, asker, wait_s, places.pop_all())
     return await unless_gone(request, gateway.drain, flight)
 
