@@ -16,9 +16,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 # Short enough for many seeds; the figures of the teacher are measured once and copied.
-LENGTH = ("train.steps=300", "train.diagnose_steps=100", "train.sample_steps=300")
-JUDGED = ("evaluate.captions=360", "evaluate.vague_seeds=20")
+LENGTH = ("train.steps=150", "train.diagnose_steps=50", "train.sample_steps=150")
+JUDGED = ("evaluate.captions=360", "evaluate.vague_seeds=16")
+FEW = 9  # one caption in so many, for comparing pictures with the teacher's own samples
+PICTURES = ("positives.folder={folder}/few", "positives.cache={folder}/few-encoded")
+SAMPLES = (
+    "positives.source=teacher",
+    "positives.prompts={folder}/few/captions.txt",
+    "positives.cache={folder}/bank",
+    "positives.per_prompt=16",  # there are 15 pictures of a caption
+)
 VARIANTS = {
     "base": (),
     "latents by position alone": ("drift.layers=[sample/1]",),
@@ -38,6 +48,9 @@ VARIANTS = {
     "32 groups of 2": ("drift.groups=32", "drift.samples=2"),
     "16 groups of 4": ("drift.groups=16", "drift.samples=4"),
     "4 groups of 16": ("drift.groups=4", "drift.samples=16"),
+    "pictures of 101 captions": PICTURES,
+    "teacher's samples of 101 captions": SAMPLES,
+    "features cached, 4 draws": ("drift.cached_draws=4",),
 }
 STUDENT = "student, 1 step"
 FIGURES = ("caption_accuracy", "frechet_distance", "mode_coverage")
@@ -51,10 +64,29 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what was measured")
     args = parser.parse_args()
     if not args.table:
+        prepare(args.recipe, args.folder.resolve())
         for seed in range(args.seeds):
             for name, changes in VARIANTS.items():
                 run(args.recipe, args.folder.resolve(), name, changes, seed)
     print(table(args.folder, args.seeds))
+
+
+def prepare(recipe: Path, folder: Path) -> None:
+    """The pictures of some of the captions, as a folder of their own, and those captions."""
+    named = yaml.safe_load(recipe.read_text("utf-8"))["positives"]["folder"]
+    pictures = (recipe.parent / named).resolve()
+    lines = (pictures / "metadata.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    captions = sorted({row["text"] for row in rows})[::FEW]
+    few = folder / "few"
+    few.mkdir(parents=True, exist_ok=True)
+    kept = [row for row in rows if row["text"] in set(captions)]
+    for row in kept:
+        link = few / row["file_name"]
+        link.unlink(missing_ok=True)
+        link.symlink_to(pictures / row["file_name"])
+    (few / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
+    (few / "captions.txt").write_text("\n".join(captions) + "\n", "utf-8")
 
 
 def run(recipe: Path, folder: Path, name: str, changes: tuple[str, ...], seed: int) -> None:
@@ -67,8 +99,9 @@ def run(recipe: Path, folder: Path, name: str, changes: tuple[str, ...], seed: i
     shared = first / "evaluate.json"
     if own != first and shared.is_file() and not (own / shared.name).exists():
         shutil.copy2(shared, own / shared.name)
-    places = (f"run={own}", f"positives.cache={folder / 'pictures'}")
-    settings = (*LENGTH, *JUDGED, *changes, f"train.seed={seed}", *places)
+    places = (f"run={own}", f"positives.cache={folder / 'pictures'}", f"train.seed={seed}")
+    named = (change.format(folder=folder) for change in changes)
+    settings = (*LENGTH, *JUDGED, *places, *named)
     overrides = [part for setting in settings for part in ("--set", setting)]
     for stage in ("train", "evaluate"):
         print(f"{name}, seed {seed}: {stage}", flush=True)
