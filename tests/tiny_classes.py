@@ -1,7 +1,4 @@
-"""A tiny class-conditional student: a stock `ConsistencyModelPipeline` of random weights, 16x16 px.
-
-The last convolution is scaled, so that pictures use the range without being saturated.
-"""
+"""Tiny class-conditional models: a `ConsistencyModelPipeline` of random weights, 16x16 px."""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +9,11 @@ from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, 
 CLASSES = 4
 
 
-def save_class_student(folder: Path, scheduler: Any = None, **other: object) -> Path:
-    """Write the pipeline with the scheduler of our one step, and return its directory."""
+def save_tiny_edm(folder: Path, scheduler: Any = None, gain: float = 1, **other: object) -> Path:
+    """Write the pipeline with EDM's noise levels and return its directory.
+
+    `gain` multiplies the last convolution.
+    """
     config = {
         "sample_size": 16,
         "block_out_channels": (16, 32),
@@ -32,9 +32,15 @@ def save_class_student(folder: Path, scheduler: Any = None, **other: object) -> 
         torch.manual_seed(2)
         unet = UNet2DModel(**{**config, **other})
         with torch.no_grad():
-            unet.conv_out.weight.mul_(4)
+            unet.conv_out.weight.mul_(gain)
+    scheduler = scheduler or CMStochasticIterativeScheduler(clip_denoised=False)
+    ConsistencyModelPipeline(unet, scheduler).save_pretrained(folder)
+    return folder
+
+
+def save_class_student(folder: Path, scheduler: Any = None, **other: object) -> Path:
+    """A student with the scheduler of our one step; its pictures use the range, unsaturated."""
     ours = CMStochasticIterativeScheduler(
         sigma_min=0.0, sigma_max=80.0, rho=1.0, clip_denoised=False
     )
-    ConsistencyModelPipeline(unet, scheduler or ours).save_pretrained(folder)
-    return folder
+    return save_tiny_edm(folder, scheduler or ours, gain=4, **other)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from picture_folders import write_classes
-from tiny_edm import save_tiny_edm
+from tiny_classes import save_tiny_edm
 from tiny_training import CPU, silent, tiny_recipe
 
 from distill.data import DataError

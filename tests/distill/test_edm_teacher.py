@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import CMStochasticIterativeScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.pipelines.consistency_models import ConsistencyModelPipeline
-from tiny_edm import CLASSES, save_tiny_edm
+from tiny_classes import CLASSES, save_tiny_edm
 from tiny_training import CPU, draw, silent, tiny_recipe
 from torch import Tensor
 

@@ -7,7 +7,7 @@ import pytest
 import several
 from several import farthest, run_in, said, write_recipe_of
 from tiny import save_tiny_sdxl
-from tiny_edm import save_tiny_edm
+from tiny_classes import save_tiny_edm
 from tiny_flow import save_tiny_sd35
 
 from distill.recipe import Recipe, read_recipe
