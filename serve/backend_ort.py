@@ -28,6 +28,7 @@ from serve.turn import USUAL, Turn
 
 MEASURE_S = 1.5
 SHORT_S = 0.1  # a longer call gains from all the threads, and its graph may not fit twice
+LONG_S = 1.0  # of a first call, which warms up: then it is not a short one
 DIVIDED_GAIN = 1.15  # several calls at a time must make so many times the pictures of fewer
 CPU = Device()
 
@@ -162,11 +163,11 @@ class OrtBackend:
         calls, cores = 1, self._machine.cores
         if cores == 1:
             return calls
-        expected, best_s = self._timed(calls, alone).fastest(row)
+        expected, best_s = self._timed(calls, alone).fastest(row, LONG_S)
         while 2 * calls <= cores and best_s <= SHORT_S:
             before = self._session
             self._session = open_session(self._model, cores // (2 * calls), self._device)
-            pictures, taken_s = self._timed(2 * calls, alone).fastest(row)
+            pictures, taken_s = self._timed(2 * calls, alone).fastest(row, LONG_S)
             changed = not np.array_equal(pictures, expected)
             if changed or 2 * best_s < DIVIDED_GAIN * taken_s:
                 if changed:

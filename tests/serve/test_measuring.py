@@ -131,4 +131,12 @@ def test_a_model_that_fails_while_it_is_measured_says_why():
         raise ValueError("no such operator")
 
     with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="no such operator"):
-        TimedCalls(run, executor).fastest(feeds(1))
+        TimedCalls(run, executor).fastest(feeds(1), long_s=1)
+
+
+@pytest.mark.parametrize(("taken_s", "calls"), [(0.004, 4), (2.0, 1)])
+def test_a_slow_model_is_called_once_to_know_that_it_is_slow(clock, taken_s, calls):
+    timed = TimedCalls(clock.running(lambda size: taken_s), Here())
+    _, fastest_s = timed.fastest(feeds(1), long_s=1)
+    assert fastest_s == pytest.approx(taken_s)
+    assert clock.calls == [1] * calls
