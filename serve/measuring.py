@@ -12,7 +12,7 @@ from serve.service_times import ServiceTimes
 from serve.timed_calls import TimedCalls
 
 GAIN = 0.97  # a larger batch must take at most this share of the time per picture
-HOPELESS = 1.15  # a first call that is so much slower per picture settles it
+HOPELESS = 1.3  # a first call that is so much slower per picture settles it
 STABLE = 0.05  # the median is known once it is this near to the fastest call
 LEAST, MOST = 3, 5  # calls that are timed
 
@@ -29,25 +29,27 @@ def measure(call: TimedCalls, rows: list[Feeds], budget_s: float) -> ServiceTime
 
 
 class _Measuring:
-    """What is known so far: the seconds of each size, and each row's picture alone."""
+    """What is known so far: the seconds of each size's calls, and each row's picture alone."""
 
     def __init__(self, call: TimedCalls, rows: list[Feeds], budget_s: float) -> None:
         self._make = call
         self._rows = rows
         self._left_s = budget_s
-        self._seconds: dict[int, float] = {}
+        self._taken: dict[int, list[float]] = {}
         self._alone: list[Pixels] = []
 
     def all(self) -> dict[int, float]:
         """The sizes that pay, with their seconds."""
-        late = [size for size in self._worth_measuring() if not self._one(size)]
+        late = [size for size in self._worth_measuring() if not self._first(size)]
         if late:
             sizes = ", ".join(map(str, sorted(late)))
             log.info("batches of %s pictures are not used: not measured in time", sizes)
+        self._more()
         paying, best = {}, float("inf")
-        for size, taken in sorted(self._seconds.items()):
-            if size == 1 or taken / size <= GAIN * best:
-                paying[size], best = taken, taken / size
+        for size, calls in sorted(self._taken.items()):
+            fastest = min(calls) / size  # what else the machine does only ever makes a call slower
+            if size == 1 or fastest <= GAIN * best:
+                paying[size], best = statistics.median(calls), fastest
         return paying
 
     def _call(self, rows: list[Feeds]) -> tuple[list[Pixels], float]:
@@ -60,30 +62,29 @@ class _Measuring:
         powers = [1 << i for i in range(len(self._rows).bit_length())]
         yield from powers
         for low in powers[1:]:
-            if low in self._seconds or 2 * low in self._seconds:
+            if low in self._taken or 2 * low in self._taken:
                 yield from range(low + 1, min(2 * low, len(self._rows) + 1))
 
-    def _one(self, size: int) -> bool:
-        """Measure one size, and keep it if it may pay; False where the time is up."""
-        if size > 1 and 2 * size * self._seconds[1] > self._left_s:
+    def _first(self, size: int) -> bool:
+        """Time a first call of a size, and keep it if it may pay; False where the time is up."""
+        if size > 1 and 2 * size * self._taken[1][0] > self._left_s:
             return False
         rows = self._rows[:size]
         together, _ = self._call(rows)
-        taken = self._median_s(rows)
-        if taken is not None and self._as_alone(together):
-            self._seconds[size] = taken
+        taken_s = self._call(rows)[1]
+        smaller = [calls[0] / one for one, calls in self._taken.items() if one < size]
+        may_pay = taken_s <= HOPELESS * size * min(smaller, default=float("inf"))
+        if may_pay and self._as_alone(together):
+            self._taken[size] = [taken_s]
         return True
 
-    def _median_s(self, rows: list[Feeds]) -> float | None:
-        """Median of some calls, one at least; None as soon as it clearly does not pay."""
-        smaller = [taken / size for size, taken in self._seconds.items() if size < len(rows)]
-        limit_s = HOPELESS * len(rows) * min(smaller, default=float("inf"))
-        taken: list[float] = []
-        while not taken or (not _known(taken) and self._left_s > 0):
-            taken.append(self._call(rows)[1])
-            if min(taken) > limit_s:
-                return None
-        return statistics.median(taken)
+    def _more(self) -> None:
+        """Time the sizes in turn, so that a slow second of the machine hits all of them alike."""
+        for _ in range(MOST - 1):
+            for size, calls in self._taken.items():
+                if self._left_s <= 0 or all(_known(each) for each in self._taken.values()):
+                    return
+                calls.append(self._call(self._rows[:size])[1])
 
     def _as_alone(self, together: list[Pixels]) -> bool:
         """Whether the rows of a batch are the pictures that they are alone."""
@@ -98,6 +99,4 @@ class _Measuring:
 
 
 def _known(taken: list[float]) -> bool:
-    if len(taken) < LEAST:
-        return False
-    return len(taken) == MOST or statistics.median(taken) <= (1 + STABLE) * min(taken)
+    return len(taken) >= LEAST and statistics.median(taken) <= (1 + STABLE) * min(taken)

@@ -2,8 +2,9 @@
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from serve.manifest import CLASS_LABELS, Manifest, check_files, read_manifest
 from serve.subject import Subject, example_subject
 
 Feeds = dict[str, NDArray[np.generic]]  # one picture's inputs by name, without the batch axis
+
+KEPT_PROMPTS = 1024  # whose ids are kept, a few megabytes at most
 
 VERSION = re.compile(r"[1-9][0-9]*")
 
@@ -41,19 +44,16 @@ class Model:
         return self.folder / self.manifest.graph
 
     def tokenize(self, prompt: str) -> Feeds:
-        """Ids of the prompt for each text input, [L] int64.
+        """Ids of the prompt for each text input, [L] int64, not to be written to.
 
-        Raises InvalidParametersError where there are more of them than the model takes.
+        Those of the latest prompts are kept: one prompt is asked for with many a seed. Raises
+        InvalidParametersError where there are more of them than the model takes.
         """
-        ids: Feeds = {}
-        for name, tokenizer in self.tokenizers.items():
-            tokens = tokenizer.encode(prompt).ids
-            limit = self.manifest.tokenizers[name].max_length
-            if len(tokens) > limit:
-                detail = f"is {len(tokens)} tokens long with start and end, allowed are {limit}"
-                raise InvalidParametersError.of(FieldError("prompt", detail))
-            ids[name] = np.array(tokens, dtype=np.int64)
-        return ids
+        return dict(self._ids_of(prompt))
+
+    @cached_property
+    def _ids_of(self) -> Callable[[str], Feeds]:
+        return lru_cache(KEPT_PROMPTS)(partial(_tokenize, self.tokenizers, self.manifest))
 
     def condition(self, subject: Subject) -> Feeds:
         """What the graph is told of a prompt, or of a class that the model has, [] int64.
@@ -158,6 +158,19 @@ def open_model(folder: Path) -> Model:
             )
         tokenizers[name] = tokenizer
     return Model(folder, manifest, tokenizers)
+
+
+def _tokenize(tokenizers: dict[str, Tokenizer], manifest: Manifest, prompt: str) -> Feeds:
+    ids: Feeds = {}
+    for name, tokenizer in tokenizers.items():
+        tokens = tokenizer.encode(prompt).ids
+        limit = manifest.tokenizers[name].max_length
+        if len(tokens) > limit:
+            detail = f"is {len(tokens)} tokens long with start and end, allowed are {limit}"
+            raise InvalidParametersError.of(FieldError("prompt", detail))
+        ids[name] = np.array(tokens, dtype=np.int64)
+        ids[name].setflags(write=False)
+    return ids
 
 
 def _versions(folder: Path) -> list[Path]:

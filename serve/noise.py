@@ -26,14 +26,14 @@ def draw(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     count = math.prod(shape)
     assert 0 <= seed <= MAX_SEED, f"seed {seed} outside 0..{MAX_SEED}"
     assert count >= BLOCK, f"{count} values; torch draws fewer than {BLOCK} by another rule"
-    stream = _stream(seed)
-    uniforms = _uniforms(stream, count)
+    _streams.start(seed)
+    uniforms = _uniforms(count)
     whole = count - count % BLOCK
-    values = np.empty(count)
-    values[:whole] = _box_muller(uniforms[:whole])
+    values = np.empty(count, np.float32)
+    _box_muller(uniforms[:whole], values[:whole])
     if whole < count:
-        values[-BLOCK:] = _box_muller(_uniforms(stream, BLOCK))
-    return values.astype(np.float32).reshape(shape)
+        _box_muller(_uniforms(BLOCK), values[-BLOCK:])
+    return values.reshape(shape)
 
 
 class _Streams(threading.local):
@@ -43,28 +43,28 @@ class _Streams(threading.local):
     """
 
     def __init__(self) -> None:
-        self.own = np.random.RandomState(0)
+        self.words = np.random.MT19937(0)
+        self._own = np.random.RandomState(self.words)
+
+    def start(self, seed: int) -> None:
+        """Go to the start of a seed's stream."""
+        self._own.seed(seed & 0xFFFFFFFF)
 
 
 _streams = _Streams()
 
 
-def _stream(seed: int) -> np.random.RandomState:
-    """The calling thread's generator, at the start of a seed's stream."""
-    _streams.own.seed(seed & 0xFFFFFFFF)
-    return _streams.own
+def _uniforms(count: int) -> NDArray[np.float64]:
+    """The thread's next `count` numbers in [0, 1): the low 24 bits of each 32-bit word."""
+    words = _streams.words.random_raw(count)
+    words &= np.uint64(0xFFFFFF)
+    return np.multiply(words, 2.0**-24, dtype=np.float64)
 
 
-def _uniforms(stream: np.random.RandomState, count: int) -> NDArray[np.float64]:
-    """`count` numbers in [0, 1): the low 24 bits of each 32-bit word."""
-    words = stream.randint(0, 1 << 32, size=count, dtype=np.uint32)
-    return (words & 0xFFFFFF) / float(1 << 24)
-
-
-def _box_muller(uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[16 k] uniforms -> [16 k] normals, block by block."""
-    blocks = uniforms.reshape(-1, 2, BLOCK // 2)
+def _box_muller(uniforms: NDArray[np.float64], out: NDArray[np.float32]) -> None:
+    """[16 k] uniforms -> [16 k] normals, block by block, rounded into `out`."""
+    blocks, normals = uniforms.reshape(-1, 2, BLOCK // 2), out.reshape(-1, 2, BLOCK // 2)
     radius = np.sqrt(-2.0 * np.log(1.0 - blocks[:, 0]))
     angle = (TWO_PI * blocks[:, 1].astype(np.float32)).astype(np.float64)
-    normals = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return normals.reshape(-1)
+    np.multiply(radius, np.cos(angle), out=normals[:, 0], casting="same_kind")
+    np.multiply(radius, np.sin(angle), out=normals[:, 1], casting="same_kind")

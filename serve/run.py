@@ -14,7 +14,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from serve import logs
+from serve import heap, logs
 from serve.app import create_app
 from serve.backend import Backend
 from serve.connection import Connection
@@ -58,6 +58,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 async def _serve(settings: Settings, backend: Backend | None) -> int:
     app = create_app(settings, backend)
+    heap.settle()
     with listen(settings) as listener:
         async with app.router.lifespan_context(app):
             server = DrainingServer(app, settings)

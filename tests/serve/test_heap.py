@@ -1,11 +1,12 @@
-"""The C library gives back what lies free between what is still in use."""
+"""Memory goes back to the machine, and Python looks no longer through what stays."""
 
 import ctypes
+import gc
 
 import psutil
 import pytest
 
-from serve.heap import give_back
+from serve.heap import give_back, settle
 
 PIECES, BYTES = 1000, 100_000  # each below the size from which glibc gives back by itself
 
@@ -20,3 +21,24 @@ def test_memory_that_is_free_between_what_is_used_is_given_back():
     give_back()
     assert process.memory_info().rss < before - PIECES * BYTES // 2
     assert len(last) == BYTES
+
+
+def test_what_is_there_is_not_looked_through_again_and_what_comes_later_is_freed():
+    class Knot:
+        freed = False
+
+        def __init__(self):
+            self.knot = self
+
+        def __del__(self):
+            Knot.freed = True
+
+    try:
+        settle()
+        settled, left = gc.get_freeze_count(), len(gc.get_objects())
+        Knot()
+        gc.collect()
+    finally:
+        gc.unfreeze()
+    assert left < 1000 < settled
+    assert Knot.freed

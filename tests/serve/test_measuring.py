@@ -78,7 +78,15 @@ def test_a_size_that_pays_less_than_a_smaller_one_is_not_kept(clock):
 
 def test_a_stable_time_is_known_after_three_calls_and_a_hopeless_size_after_one(clock):
     measured(clock.running(lambda size: 0.004 if size == 1 else 0.02 * size), feeds(8), budget_s=5)
-    assert clock.calls == [1] * 4 + [2, 2, 4, 4, 8, 8]  # of each, the first warms up
+    assert clock.calls == [1, 1, 2, 2, 4, 4, 8, 8, 1, 1]  # of each, the first warms up
+
+
+def test_a_slow_second_of_the_machine_hits_all_sizes_alike(clock):
+    def seconds(size):  # slow as long as the first calls are made, and for one round after
+        return (0.004 + 0.004 * size) * (1 if len(clock.calls) > 14 else 2 + 0.2 * size)
+
+    times = measured(clock.running(seconds), feeds(4), budget_s=5)
+    assert times.seconds == pytest.approx({1: 0.008, 2: 0.012, 3: 0.016, 4: 0.020})
 
 
 def test_unsteady_times_are_measured_five_times_and_give_their_median(clock):

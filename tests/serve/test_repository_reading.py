@@ -185,3 +185,11 @@ def test_a_prompt_is_padded_and_one_over_the_limit_is_refused_with_its_length(mo
     assert model.tokenize("a " * 75)["input_ids_2"].shape == (77,)
     with pytest.raises(InvalidParametersError, match=r"prompt: is 78 tokens .* allowed are 77"):
         model.tokenize("a " * 76)
+
+
+def test_ids_that_are_kept_for_the_next_request_cannot_be_spoiled_by_this_one(model):
+    first = model.tokenize("a red circle")
+    with pytest.raises(ValueError, match="read-only"):
+        first["input_ids"][0] = 9
+    first["noise"] = first.pop("input_ids")
+    assert model.tokenize("a red circle")["input_ids"].tolist() == [1, 4, 5, 7, 2] + [0] * 72
