@@ -12,6 +12,7 @@ from serve.generate import Answer, Order, read_order
 from serve.manifest import MANIFEST
 from serve.model import Model
 from serve.plain_route import PlainRoute
+from serve.reading import read_body
 from serve.routes import (
     CLIENT_CLOSED,
     Gateway,
@@ -21,7 +22,6 @@ from serve.routes import (
     gateway_of,
     note_order,
     origin_headers,
-    read_body,
     timing,
 )
 from serve.schemas import GenerateRequest, ImagesRequest, parse_body

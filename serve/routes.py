@@ -15,15 +15,7 @@ from serve.accept import JSON, best_format, wants_json
 from serve.callers import Caller, Callers
 from serve.documentation import GENERATE_DOCS, LIVEZ_DOCS, METRICS_DOCS, READYZ_DOCS
 from serve.drain import ELSEWHERE_S, Drain
-from serve.errors import (
-    BodyTooLargeError,
-    BodyTooSlowError,
-    DeadlineError,
-    FieldError,
-    InvalidParametersError,
-    NotReadyError,
-    UnsupportedMediaTypeError,
-)
+from serve.errors import DeadlineError, NotReadyError
 from serve.etag import entity_tag, identity, matches
 from serve.flights import Flight
 from serve.generate import Answer, Order, read_order
@@ -31,6 +23,7 @@ from serve.images import MEDIA_TYPES
 from serve.metrics import Metrics
 from serve.model import Model
 from serve.plain_route import PlainRoute
+from serve.reading import read_body, read_deadline_s
 from serve.repository import Repository
 from serve.schemas import GenerateRequest, parse_body
 from serve.served import Served
@@ -39,8 +32,6 @@ from serve.stamps import note
 from serve.subject import fields_of
 from serve.turn import Turn
 
-DEADLINE_HEADER = "X-Deadline-Ms"
-MAX_DEADLINE_MS, DEADLINE_DIGITS = 86_400_000, 8
 CLIENT_CLOSED = 499  # nobody reads this answer; it is for the access log
 
 
@@ -225,46 +216,6 @@ async def unless_gone(
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """The body; refused by its declared length before it is read, and while it is."""
-    limit_bytes = settings.max_body_bytes
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise UnsupportedMediaTypeError(
-            f"Content-Type is {media_type or 'not given'}, allowed is application/json"
-        )
-    if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
-        detail = f"Content-Encoding is {coding[:60]}, allowed is a body that is not encoded"
-        raise UnsupportedMediaTypeError(detail)
-    declared = request.headers.get("content-length", "").lstrip("0")  # int() takes 4300 digits
-    too_large = BodyTooLargeError(f"the body is too large, allowed are {limit_bytes} bytes")
-    if declared.isdecimal() and int(declared) > limit_bytes:
-        raise too_large
-    body = b""
-    try:
-        async with asyncio.timeout(settings.body_s):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit_bytes:
-                    raise too_large
-    except TimeoutError:
-        detail = f"{len(body)} bytes of the body came in {settings.body_s:g} s, but not its end"
-        raise BodyTooSlowError(detail) from None
-    return body
-
-
-def read_deadline_s(request: Request, settings: Settings) -> float:
-    """Seconds that the caller gives, else the settings; raises InvalidParametersError."""
-    value = request.headers.get(DEADLINE_HEADER)
-    if value is None:
-        return settings.deadline_ms / 1e3
-    decimal = value.isascii() and value.isdecimal() and len(value) <= DEADLINE_DIGITS
-    if not (decimal and 1 <= int(value) <= MAX_DEADLINE_MS):
-        detail = f"is {value[:60]!r}, allowed is 1 to {MAX_DEADLINE_MS} (milliseconds)"
-        raise InvalidParametersError.of(FieldError(DEADLINE_HEADER, detail))
-    return int(value) / 1e3
 
 
 def timing(request: Request, answer: Answer) -> str:
