@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from export.errors import ExportError
+from export.graph.nodes import mend_nodes
 from export.quiet import quiet
 from export.signature import Signature, Tensor
 
@@ -26,8 +27,8 @@ OPSETS = (18, 21, 23)
 OPSET = 23
 EXAMPLE_BATCH = 2  # 0 and 1 are special to torch.export; any other stands for all
 LARGEST_BATCH = 63
+TRACED = (2, 3)  # the sides in steps where they are open: unequal, so that each stands for itself
 BATCH, SIDES = "batch", ("height", "width")
-SIXTEEN_BITS = (onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16)
 INLINE_BYTES = 1_500_000_000  # a protobuf ends at 2 GB; beyond this the weights lie beside it
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes the modules around a node
 EXPORTER_LOGS = ("torch.onnx._internal.exporter._registration",)
@@ -55,7 +56,7 @@ def write_onnx(graph: nn.Module, signature: Signature, file: Path, opset: int = 
         )
     assert program is not None
     _name_output(program.model, signature, step)
-    _widen_softmax(program.model)
+    mend_nodes(program.model)
     _name_parts(program.model)
     _strip(program.model)
     weights_bytes = sum(p.numel() * p.element_size() for p in graph.parameters())
@@ -82,7 +83,7 @@ def check_onnx(file: Path, signature: Signature) -> None:
 
 def _example(tensor: Tensor, step: int) -> torch.Tensor:
     """Any values of the right type and shape, [EXAMPLE_BATCH, ...]: only shapes are traced."""
-    sides = iter((2 * step, 3 * step))  # unequal, so that neither stands for the other
+    sides = iter(step * multiple for multiple in TRACED)
     shape = [next(sides) if length is None else length for length in tensor.shape]
     dtype = {"int64": torch.int64, "float32": torch.float32}[tensor.dtype]
     return torch.zeros([EXAMPLE_BATCH, *shape], dtype=dtype)
@@ -103,15 +104,6 @@ def _name_output(model: Any, signature: Signature, step: int) -> None:
     sides = (f"{step * signature.pixels_per_latent}*{side}" for side in SIDES)
     rest = [next(sides) if length is None else length for length in signature.output.shape]
     model.graph.outputs[0].shape = onnx_ir.Shape([BATCH, *rest])
-
-
-def _widen_softmax(model: Any) -> None:
-    """Attention on 16-bit numbers takes its softmax in float32, as torch's own kernels do."""
-    for node in model.graph.all_nodes():
-        if node.op_type == "Attention" and node.inputs[0].dtype in SIXTEEN_BITS:
-            node.attributes["softmax_precision"] = onnx_ir.AttrInt64(
-                "softmax_precision", onnx_ir.DataType.FLOAT
-            )
 
 
 def _described(value: Any) -> Tensor:
