@@ -120,7 +120,7 @@ def add_export(stage: argparse.ArgumentParser) -> None:
     model.add_argument("--lora-scale", type=float, default=1.0, help="of a LoRA (1.0)")
     graph = stage.add_argument_group("the graph (docs/precision.md)")
     graph.add_argument("--sizes", help="WIDTHxHEIGHT,... the default first, or sdxl")
-    graph.add_argument("--dtype", help="of UNet and text encoders: fp32, fp16, bf16 (fp32)")
+    graph.add_argument("--dtype", help="of denoiser and text encoders: fp32, fp16, bf16 (fp32)")
     graph.add_argument("--text-dtype", help="of the text encoders alone")
     graph.add_argument("--vae-dtype", help="of the VAE (fp32)")
     graph.add_argument("--vae", type=Path, help="another VAE's directory, AutoencoderTiny too")

@@ -314,7 +314,7 @@ class Export(Section):
     sizes: str | None = Field(
         None, description="WIDTHxHEIGHT, several with commas, the default first; or `sdxl`"
     )
-    dtype: Dtype = Field("fp32", description="number type of UNet and text encoders")
+    dtype: Dtype = Field("fp32", description="number type of denoiser and text encoders")
     text_dtype: Dtype | None = Field(None, description="of the text encoders alone")
     vae_dtype: Dtype = Field("fp32", description="of the VAE; fp16 is refused where it overflows")
     vae: Path | None = Field(None, description="directory of another VAE, AutoencoderTiny too")

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 TOKENS = 77  # CLIP's context
+T5_TOKENS = 256  # as many as stock diffusers and our teachers have T5 read
 NOISE = "noise"
 CLASS_LABELS = "class_labels"
-TEXT_INPUTS = ("input_ids", "input_ids_2")  # as many of them as there are text encoders
+# In the order of the text encoders, with the number of ids that each takes.
+TEXT_INPUTS = {"input_ids": TOKENS, "input_ids_2": TOKENS, "input_ids_3": T5_TOKENS}
 
 Size = tuple[int, int]  # (width, height) of a picture in pixels
 
@@ -69,7 +71,7 @@ def text_to_image(
     sizes = tuple(sizes) or ((size_px, size_px),)
     signature = Signature(
         inputs=(
-            *(Tensor(name, "int64", (TOKENS,)) for name in TEXT_INPUTS[:encoders]),
+            *(Tensor(name, "int64", (n,)) for name, n in [*TEXT_INPUTS.items()][:encoders]),
             Tensor(NOISE, "float32", (latent_channels, None, None)),
         ),
         output=Tensor("image", "uint8", (None, None, 3)),

@@ -20,22 +20,22 @@ from export.gate.cases import Feeds
 
 MODULE = "modelopt.onnx.quantization"
 OPERATORS = ("Conv", "Gemm", "MatMul")
-PART = "unet"
+PARTS = ("unet", "transformer")  # a graph has one of them
 
 Quantize = Callable[..., None]
 
 
 def quantize_fp8(file: Path, out: Path, feeds: Feeds, quantize: Quantize | None = None) -> None:
-    """Write `file` with the UNet in float8 to `out`, its ranges calibrated on the rows of `feeds`.
+    """Write `file` with its denoiser in float8 to `out`, calibrated on the rows of `feeds`.
 
     The other parts, the inputs and the output keep their types. `quantize` stands in for ModelOpt's
-    function. Raises PrecisionError where ModelOpt is missing or the file names no UNet.
+    function. Raises PrecisionError where ModelOpt is missing or the file names no denoiser.
     """
     quantize = quantize or _modelopt()
     nodes = denoiser_nodes(onnx.load(str(file), load_external_data=False).graph.node)
     if not nodes:
         raise PrecisionError(
-            f"{file} has no node of the {PART}: it was not written by this program"
+            f"{file} has no node of the {' or '.join(PARTS)}: it was not written by this program"
         )
     external = file.with_name(f"{file.name}.data").is_file()
     quantize(
@@ -56,9 +56,9 @@ def quantize_fp8(file: Path, out: Path, feeds: Feeds, quantize: Quantize | None 
 
 
 def denoiser_nodes(nodes: Iterable[Any]) -> list[str]:
-    """The names of the UNet's convolutions and matrix products: nodes carry their part's name."""
-    prefix = f"{PART}/"
-    return [n.name for n in nodes if n.op_type in OPERATORS and n.name.startswith(prefix)]
+    """The names of its convolutions and matrix products: nodes carry their part's name."""
+    prefixes = tuple(f"{part}/" for part in PARTS)
+    return [n.name for n in nodes if n.op_type in OPERATORS and n.name.startswith(prefixes)]
 
 
 def _modelopt() -> Quantize:

@@ -22,7 +22,8 @@ TYPES = {
     onnx.TensorProto.BFLOAT16: "bfloat16",
 }
 FLOAT32 = Limits()
-DENOISER = {  # the UNet and the text encoders
+DENOISERS = ("unet.", "transformer.")
+DENOISER = {  # the denoiser and the text encoders
     "float32": FLOAT32,
     "float16": Limits(40, 0.65, 0.12),
     "bfloat16": Limits(110, 2.8, 0.5),
@@ -74,6 +75,6 @@ def arithmetic_of(file: Path) -> Arithmetic:
             continue
         if weight.name.startswith("vae."):
             decoder.add(kind)
-        elif kind == "int8" or weight.name.startswith(("unet.", "text_encoder")):
+        elif kind == "int8" or weight.name.startswith((*DENOISERS, "text_encoder")):
             denoiser.add(kind)
     return Arithmetic(max(denoiser, key=ORDER.index), max(decoder, key=ORDER.index))

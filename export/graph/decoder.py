@@ -2,7 +2,7 @@
 
 Both are diffusers directories. An `AutoencoderTiny` takes latents as the UNet leaves them (its
 scaling factor is one) and computes tanh and sum itself; the graph divides by whatever factor the
-decoder's config says, as stock diffusers does after `pipe.vae = ...`.
+decoder's config says, and for SD 3 adds its shift, as stock diffusers does after `pipe.vae = ...`.
 """
 
 import json
@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors import SafetensorError
 
 from export.errors import DecoderError
+from export.model.families import shift_fault
 from export.model.student import Student
 
 KINDS: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
@@ -35,11 +36,13 @@ def load_decoder(student: Student, folder: Path, dtype: torch.dtype = torch.floa
 def decoder_facts(student: Student) -> dict[str, Any]:
     """For the manifest: what kind of decoder the graph ends in, and its size."""
     vae = student.pipeline.vae
-    return {
+    facts = {
         "kind": type(vae).__name__,
         "parameters": sum(weight.numel() for weight in vae.decoder.parameters()),
         "scaling_factor": float(vae.config.scaling_factor),
     }
+    shifted = student.family.shifted
+    return {**facts, "shift_factor": float(vae.config.shift_factor)} if shifted else facts
 
 
 def _kind(folder: Path) -> str:
@@ -73,8 +76,5 @@ def _check(student: Student, vae: Any, folder: Path) -> None:
             f"vae {folder} makes {scale} pixels of a latent's side; "
             f"the student needs {student.pipeline.vae_scale_factor}"
         )
-    if vae.config.get("shift_factor"):
-        raise DecoderError(
-            f"shift_factor in the config of vae {folder} is {vae.config.shift_factor!r}; the stock "
-            f"pipeline ignores it, so only None or 0 is allowed"
-        )
+    if (fault := shift_fault(student.family, vae.config)) is not None:
+        raise DecoderError(f"shift_factor in the config of vae {folder} is {fault}")

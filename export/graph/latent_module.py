@@ -1,4 +1,4 @@
-"""What every text model's graph has in common: the UNet at its one timestep, the step, the decoder.
+"""What the graphs of text models have in common: a denoiser's one timestep, its step, the decoder.
 
 Each part computes in the type of its own weights; noise, the step, the latents' scaling and the
 picture are float32, and every change of type stands here.
@@ -20,10 +20,8 @@ class LatentGraph(nn.Module):
     """The parts of a student's pipeline under their own names."""
 
     text_encoder: Any
-    unet: Any
     vae: Any
     timestep: Tensor
-    guidance: Tensor | None
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -34,8 +32,23 @@ class LatentGraph(nn.Module):
         self.pixels_per_latent = pipeline.vae_scale_factor
         self.scaling_factor = float(pipeline.vae.config.scaling_factor)
         self.register_buffer("timestep", torch.tensor(student.step.timestep), persistent=False)
-        self.register_buffer("guidance", guidance_embedding(student), persistent=False)
         self.eval()
+
+    def decoded(self, latent: Tensor) -> Tensor:
+        """[B, C, h, w] in the VAE's own scale -> [B, 3, H, W] float32."""
+        picture: Tensor = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
+        return picture.float()
+
+
+class UnetGraph(LatentGraph):
+    """A graph whose denoiser is a UNet."""
+
+    unet: Any
+    guidance: Tensor | None
+
+    def __init__(self, student: Student) -> None:
+        super().__init__(student)
+        self.register_buffer("guidance", guidance_embedding(student), persistent=False)
 
     def clean(self, noise: Tensor, text: Tensor, added: dict[str, Tensor] | None = None) -> Tensor:
         """The clean latent [B, C, h, w] float32 of noise and text [B, T, D]; `added` is SDXL's."""
@@ -51,8 +64,3 @@ class LatentGraph(nn.Module):
             return_dict=False,
         )[0]  # [B, C, h, w]
         return clean_latent(noise, prediction, self.step)
-
-    def decoded(self, latent: Tensor) -> Tensor:
-        """[B, C, h, w] in the VAE's own scale -> [B, 3, H, W] float32."""
-        picture: Tensor = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
-        return picture.float()

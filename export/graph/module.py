@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.graph.latent_module import LatentGraph
+from export.graph.latent_module import UnetGraph
 from export.model.student import Student
 
 
-class OneStepGraph(LatentGraph):
+class OneStepGraph(UnetGraph):
     """Both text encoders, the UNet at its fixed timestep, the one step, the VAE decoder, uint8."""
 
     text_encoder_2: Any

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from export.errors import PrecisionError
 from export.graph.text_graph import text_graph
 from export.model.student import Student
+from export.signature import TEXT_INPUTS
 
 DTYPES = {
     "fp32": torch.float32,
@@ -68,7 +69,7 @@ def apply_precision(student: Student, precision: Precision) -> Largest | None:
     pipeline = student.pipeline
     for encoder in student.family.encoders_of(pipeline):
         _turn(encoder, precision.text)
-    _turn(pipeline.unet, precision.unet)
+    _turn(student.denoiser, precision.unet)
     _turn(pipeline.vae, precision.vae)
     if largest is not None:
         pipeline.vae.register_to_config(force_upcast=False)  # it was watched instead of believed
@@ -82,10 +83,9 @@ def draw_latents(student: Student) -> list[Tensor]:
     shape = (1, student.latent_channels, student.latent_size, student.latent_size)
     latents = []
     for seed, prompt in enumerate(SAMPLES):
+        options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         ids = {
-            name: tokenizer(
-                prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-            ).input_ids
+            name: tokenizer(prompt, max_length=TEXT_INPUTS[name], **options).input_ids
             for name, tokenizer in tokenizers.items()
         }
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -133,8 +133,16 @@ def check_range(largest: Largest) -> None:
 
 
 def _turn(part: nn.Module, dtype: torch.dtype) -> None:
-    """Weight by weight, so that a large part is never there twice."""
-    nn.Module.to(part, dtype)
+    """Weight by weight, so that a large part is never there twice.
+
+    Layers that transformers keeps in float32 beside float16 (T5's `wo`, which overflows) stay so.
+    """
+    kept = getattr(part, "_keep_in_fp32_modules", None) or ()
+    for name, module in part.named_modules():
+        wide = dtype is torch.float16 and name.rpartition(".")[2] in kept
+        for value in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if value.is_floating_point():
+                value.data = value.data.to(torch.float32 if wide else dtype)
 
 
 def _dtype(option: str, name: str) -> torch.dtype:

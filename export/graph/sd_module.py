@@ -5,11 +5,11 @@ B batch, T tokens, D width of the text, C latent channels, h x w latent size, H 
 
 from torch import Tensor
 
-from export.graph.latent_module import LatentGraph
+from export.graph.latent_module import UnetGraph
 from export.graph.module import to_levels
 
 
-class SdGraph(LatentGraph):
+class SdGraph(UnetGraph):
     """The text encoder, the UNet at its fixed timestep, the one step, the VAE decoder, uint8."""
 
     def forward(self, input_ids: Tensor, noise: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """The sizes of pictures that one graph draws: named lists, what a model can draw, and checks."""
 
+import math
 import re
 from collections.abc import Sequence
 
 from export.errors import SizeError
+from export.graph.to_onnx import TRACED
 from export.model.student import Student
 from export.signature import Size
 
@@ -47,22 +49,42 @@ def check_sizes(student: Student, sizes: Sequence[Size]) -> tuple[Size, ...]:
     """The sizes, if the student can draw each; none stands for the student's own."""
     if not sizes:
         return ((student.size_px, student.size_px),)
-    unit = multiple_px(student)
+    unit, drawn_px = multiple_px(student), _drawn_px(student)
+    largest_px = min(LARGEST_PX, drawn_px)
     for width, height in sizes:
         if width % unit or height % unit or not (unit <= min(width, height)):
             raise SizeError(
                 f"size {width}x{height} does not suit {student.folder}: "
                 f"width and height must be multiples of {unit}"
             )
-        if max(width, height) > LARGEST_PX:
-            raise SizeError(f"size {width}x{height} is too large; a side is at most {LARGEST_PX}")
+        if max(width, height) > largest_px:
+            raise SizeError(f"size {width}x{height} is too large; a side is at most {largest_px}")
         if list(sizes).count((width, height)) > 1:
             raise SizeError(f"size {width}x{height} is named twice; each is given once")
+    traced_px = max(TRACED) * math.gcd(*(side for size in sizes for side in size))
+    if len(sizes) > 1 and traced_px > drawn_px:
+        raise SizeError(
+            f"the sizes have {traced_px // max(TRACED)} as their common divisor, and the graph is "
+            f"traced with {max(TRACED)} of it, which must be at most {drawn_px:g}; add a size that "
+            f"makes the divisor smaller"
+        )
     return tuple(sizes)
 
 
 def multiple_px(student: Student) -> int:
-    """What both sides of a picture must be divisible by: the decoder's and the UNet's halvings."""
-    blocks = student.pipeline.unet.down_blocks
+    """What both sides of a picture must be divisible by.
+
+    The decoder's halvings, and the UNet's or the side of a transformer's patch.
+    """
+    scale = int(student.pipeline.vae_scale_factor)
+    if student.family.denoiser == "transformer":
+        return scale * int(student.denoiser.config.patch_size)
+    blocks = student.denoiser.down_blocks
     halvings = sum(getattr(block, "downsamplers", None) is not None for block in blocks)
-    return int(student.pipeline.vae_scale_factor * 2**halvings)
+    return int(scale * 2**halvings)
+
+
+def _drawn_px(student: Student) -> float:
+    """The longest side at all: a transformer has embeddings for so many positions a side."""
+    positions = student.denoiser.config.get("pos_embed_max_size")
+    return positions * multiple_px(student) if positions else math.inf

@@ -21,6 +21,7 @@ from export.errors import StudentError
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 LORA, UNET, ORIGINAL_UNET, BARE_UNET, PIPELINE_FILE = range(5)
 ORIGINAL = "model.diffusion_model."
+ORIGINAL_SD3 = "model.diffusion_model.joint_blocks."
 ORIGINAL_VAE = "first_stage_model."
 GUIDED = "time_embedding.cond_proj.weight"
 NAMED = 3  # faulty keys spelt out in a sentence
@@ -50,6 +51,11 @@ def layout_of(file: Path, shapes: Shapes) -> int:
     """One of the five layouts, by the keys alone."""
     if any("lora" in key.lower() for key in shapes):
         return LORA
+    if any(key.startswith(ORIGINAL_SD3) for key in shapes):
+        raise StudentError(
+            f"{file} looks like Stable Diffusion 3, which is taken as a pipeline directory; "
+            f"as a single file only SDXL is supported"
+        )
     if any(key.startswith(ORIGINAL) for key in shapes):
         heads = {key.split(".")[0] for key in shapes}
         if "cond_stage_model" in heads:

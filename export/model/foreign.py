@@ -25,7 +25,7 @@ from export.model.checkpoint import (
     load_vae,
     read_shapes,
 )
-from export.model.families import FAMILIES, SDXL, Family, family_of
+from export.model.families import FAMILIES, SDXL, UNETS, Family, family_in, family_of
 from export.model.lora import fuse
 
 
@@ -76,7 +76,7 @@ def _from_directory(source: Source) -> Opened:
             f"{folder} has no model_index.json and is no UNet either; a student is a pipeline "
             f"directory that diffusers saved, the directory of a UNet, or a safetensors file"
         )
-    base = _base(source, "a UNet", FAMILIES)
+    base = _base(source, "a UNet", UNETS)
     with loading_reasons(folder):
         unet = UNet2DConditionModel.from_pretrained(
             folder, dtype=source.dtype, local_files_only=True, use_safetensors=True
@@ -117,6 +117,11 @@ def _base(source: Source, what: str, allowed: Collection[str]) -> Path:
 def _whole(folder: Path, source: Source, **parts: Any) -> Any:
     """The directory through stock diffusers, with `parts` in the place of its own."""
     family = _check_index(folder)
+    if source.one_step is not None and family.name not in UNETS:
+        raise StudentError(
+            f"--one-step is {str(source.one_step)!r}, but {folder} holds a {family.name}, whose "
+            f"own scheduler says its step; leave --one-step out"
+        )
     with loading_reasons(folder):
         return family.pipeline.from_pretrained(
             folder,
@@ -151,7 +156,7 @@ def loading_reasons(path: Path) -> Iterator[None]:
     """What the libraries find wrong, as one line of ours."""
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise StudentError(f"the student {path} cannot be loaded: {reason}") from error
 
@@ -171,7 +176,7 @@ def _check_index(folder: Path) -> Family:
     if not index_file.is_file():
         raise StudentError(f"{folder} has no model_index.json; it is no pipeline directory")
     index = _json(index_file)
-    family = FAMILIES.get(index.get("_class_name"))
+    family = family_in(index)
     if family is None:
         raise StudentError(
             f"{folder} holds a {index.get('_class_name')}; only {', '.join(FAMILIES)} and "

@@ -11,7 +11,7 @@ def guidance_embedding(student: Student) -> torch.Tensor | None:
     Guided distillation conditions the UNet on w (2210.03142, section 3.1); stock diffusers embeds
     w - 1 as it embeds timesteps, and so its own method is asked.
     """
-    width = student.pipeline.unet.config.time_cond_proj_dim
+    width = student.denoiser.config.get("time_cond_proj_dim")
     if width is None:
         return None
     scale = torch.tensor([student.recipe.guidance_scale - 1])

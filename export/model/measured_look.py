@@ -35,7 +35,7 @@ def looks_like(noise: torch.Tensor, latents: torch.Tensor) -> Iterator[str]:
     if abs(correlation) > NOISY:
         yield (
             f"the latents look like the noise they come from (correlation {correlation:.2f}): the "
-            f"UNet seems to predict something else than the recipe says, as a many-step model does"
+            f"network seems to predict something else than the recipe says, as many-step models do"
         )
     elif deviation < FAINT:
         yield (

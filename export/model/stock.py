@@ -17,6 +17,9 @@ from export.quiet import quiet
 # "The first timestep is not 999": that is what the recipe asks for.
 SCHEDULER_LOGS = ("diffusers.schedulers.scheduling_lcm", "diffusers.schedulers.scheduling_tcd")
 
+# What a denoiser is given by name in the encoders' type; a UNet gets its latents first and unnamed.
+TOLD = ("hidden_states", "encoder_hidden_states", "pooled_projections")
+
 
 def stock_call(student: Student, prompt: str, noise: torch.Tensor) -> NDArray[np.uint8]:
     """One picture [1, H, W, 3] for noise [1, C, h, w], through the pipeline's own `__call__`."""
@@ -43,22 +46,24 @@ def stock_pictures(
 def _call(student: Student, prompt: str, noise: torch.Tensor, output_type: str) -> Any:
     """The call that the model's card prescribes; height and width are those of the noise.
 
-    Stock draws its noise in the type of the text encoders, and hands the UNet's type to the VAE;
-    where the VAE has another one, its callback after the step is the place to say so.
+    Stock draws its noise in the type of the text encoders, and hands the denoiser's type to the
+    VAE; where the VAE has another one, its callback after the step is the place to say so.
     """
-    recipe, pipeline = student.recipe, student.pipeline
+    recipe, pipeline, denoiser = student.recipe, student.pipeline, student.denoiser
 
     def for_the_vae(_pipe: Any, _step: int, _t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         return {"latents": tensors["latents"].to(pipeline.vae.dtype)}
 
-    with quiet(*SCHEDULER_LOGS), _told_in_its_type(pipeline.unet):
+    # the pipeline of a flow takes no timesteps
+    how = {} if recipe.timestep is None else {"timesteps": [recipe.timestep]}
+    with quiet(*SCHEDULER_LOGS), _told_in_its_type(denoiser):
         return pipeline(
             prompt,
+            **how,
             height=noise.shape[2] * pipeline.vae_scale_factor,
             width=noise.shape[3] * pipeline.vae_scale_factor,
-            latents=noise.to(pipeline.unet.dtype),
+            latents=noise.to(denoiser.dtype),
             num_inference_steps=1,
-            timesteps=None if recipe.timestep is None else [recipe.timestep],
             guidance_scale=recipe.guidance_scale,
             output_type=output_type,
             callback_on_step_end=for_the_vae,
@@ -66,14 +71,14 @@ def _call(student: Student, prompt: str, noise: torch.Tensor, output_type: str) 
 
 
 @contextmanager
-def _told_in_its_type(unet: Any) -> Iterator[None]:
-    """Stock hands the UNet the encoders' type, whatever its own; here it is turned on the way."""
+def _told_in_its_type(denoiser: Any) -> Iterator[None]:
+    """Stock hands it the encoders' type, whatever its own; here it is turned on the way."""
 
-    def turn(_unet: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        text = kwargs["encoder_hidden_states"].to(unet.dtype)
-        return args, {**kwargs, "encoder_hidden_states": text}
+    def turn(_denoiser: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        told = {name: kwargs[name].to(denoiser.dtype) for name in TOLD if name in kwargs}
+        return args, {**kwargs, **told}
 
-    hook = unet.register_forward_pre_hook(turn, with_kwargs=True)
+    hook = denoiser.register_forward_pre_hook(turn, with_kwargs=True)
     try:
         yield
     finally:

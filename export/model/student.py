@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import StudentError
-from export.model.families import Family, family_of
-from export.model.foreign import Source, open_pipeline
+from export.model.families import Family, family_of, shift_fault
+from export.model.flow import read_flow_step
+from export.model.foreign import Opened, Source, open_pipeline
 from export.model.kinds import Recipe, is_file, named
 from export.model.looks import named_otherwise, same_as_base, scheduled_otherwise
 from export.model.one_step import OneStep
@@ -35,6 +36,11 @@ class Student:
         """What its pipeline consists of."""
         return family_of(self.pipeline)
 
+    @property
+    def denoiser(self) -> Any:
+        """Its UNet or its transformer."""
+        return getattr(self.pipeline, self.family.denoiser)
+
 
 def load_student(folder: Path) -> Student:
     """Load a whole pipeline directory whose scheduler config says the recipe, in float32."""
@@ -45,27 +51,43 @@ def load_model(source: Source) -> Student:
     """Load whatever `source` names; `StudentError` says what is missing or not supported."""
     chosen = _chosen(source)
     opened = open_pipeline(source)
-    pipeline = opened.pipeline
-    recipe = _guided(
-        chosen or recognise(pipeline.scheduler), pipeline.unet.config.time_cond_proj_dim
-    )
-    own_scheduler = scheduled_otherwise(source.model, pipeline.scheduler, recipe)
-    same = same_as_base(pipeline.unet, opened.base)
-    if chosen is not None:
-        pipeline.scheduler = prescribed(chosen, pipeline.scheduler)
-    step = read_one_step(pipeline.scheduler, recipe, family_of(pipeline).spacing)
+    pipeline, family = opened.pipeline, family_of(opened.pipeline)
+    if family.denoiser == "transformer":
+        step = read_flow_step(pipeline.scheduler)
+        recipe = Recipe(step.kind, type(pipeline.scheduler).__name__)
+        notes = [*named_otherwise(source.model, recipe.kind)]
+    else:
+        step, recipe, notes = _unet_step(source, chosen, opened)
     _check_parts(pipeline)
-    latent_size = pipeline.unet.config.sample_size
+    denoiser = getattr(pipeline, family.denoiser).config
     return Student(
         folder=source.model,
         pipeline=pipeline,
         step=step,
         recipe=recipe,
-        size_px=latent_size * pipeline.vae_scale_factor,
-        latent_channels=pipeline.unet.config.in_channels,
-        latent_size=latent_size,
-        notes=(*named_otherwise(source.model, recipe.kind), *own_scheduler, *same),
+        size_px=denoiser.sample_size * pipeline.vae_scale_factor,
+        latent_channels=denoiser.in_channels,
+        latent_size=denoiser.sample_size,
+        notes=tuple(notes),
     )
+
+
+def _unet_step(
+    source: Source, chosen: Recipe | None, opened: Opened
+) -> tuple[OneStep, Recipe, list[str]]:
+    """The step of a UNet whose schedule has alphas, and the notes on whose it looks like."""
+    pipeline = opened.pipeline
+    recipe = _guided(
+        chosen or recognise(pipeline.scheduler), pipeline.unet.config.time_cond_proj_dim
+    )
+    notes = [
+        *named_otherwise(source.model, recipe.kind),
+        *scheduled_otherwise(source.model, pipeline.scheduler, recipe),
+        *same_as_base(pipeline.unet, opened.base),
+    ]
+    if chosen is not None:
+        pipeline.scheduler = prescribed(chosen, pipeline.scheduler)
+    return read_one_step(pipeline.scheduler, recipe, family_of(pipeline).spacing), recipe, notes
 
 
 def _chosen(source: Source) -> Recipe | None:
@@ -100,22 +122,25 @@ def _guided(recipe: Recipe, width: int | None) -> Recipe:
 
 def _check_parts(pipeline: Any) -> None:
     """Settings of the parts that the graph does not reproduce are refused by name."""
-    unet, vae, family = pipeline.unet.config, pipeline.vae.config, family_of(pipeline)
-    if not isinstance(unet.sample_size, int):
+    vae, family = pipeline.vae.config, family_of(pipeline)
+    part = family.denoiser
+    denoiser = getattr(pipeline, part).config
+    if not isinstance(denoiser.sample_size, int):
         raise StudentError(
-            f"sample_size in the student's unet config is {unet.sample_size!r}; "
+            f"sample_size in the student's {part} config is {denoiser.sample_size!r}; "
             f"it must be one whole number, since pictures are square"
         )
-    if unet.addition_embed_type != family.addition:
+    if denoiser.get("addition_embed_type") != family.addition:
         raise StudentError(
-            f"addition_embed_type in the student's unet config is {unet.addition_embed_type!r}; "
+            f"addition_embed_type in the student's {part} config is "
+            f"{denoiser.addition_embed_type!r}; "
             f"only {family.addition!r}, that of a {family.name}, is supported"
         )
-    if unet.in_channels != vae.latent_channels:
+    if denoiser.in_channels != vae.latent_channels:
         raise StudentError(
-            f"in_channels in the student's unet config is {unet.in_channels}, and its vae has "
-            f"latents of {vae.latent_channels} channels; they must be equal, since the UNet is "
-            f"given noise alone"
+            f"in_channels in the student's {part} config is {denoiser.in_channels}, and its vae "
+            f"has latents of {vae.latent_channels} channels; they must be equal, since the {part} "
+            f"is given noise alone"
         )
     for encoder in family.encoders_of(pipeline):
         if getattr(encoder.config, "use_attention_mask", False):
@@ -123,8 +148,5 @@ def _check_parts(pipeline: Any) -> None:
                 "use_attention_mask in the student's text encoder config is True; only False is "
                 "supported, as CLIP has it"
             )
-    if vae.get("shift_factor"):
-        raise StudentError(
-            f"shift_factor in the student's vae config is {vae.shift_factor!r}; the stock "
-            f"{family.name} ignores it, so only None or 0 is allowed"
-        )
+    if (fault := shift_fault(family, vae)) is not None:
+        raise StudentError(f"shift_factor in the student's vae config is {fault}")

@@ -14,8 +14,9 @@ def describe_student(folder: Path) -> str:
     """Its class, picture, one step, and the parameters of each part; what is missing is said."""
     index = _json(folder / INDEX)
     lines = [f"{folder}: a diffusers pipeline, {index.get('_class_name', 'of no class')}"]
-    if (folder / "unet").is_dir():
-        lines.append(_line("picture", _picture(folder)))
+    for denoiser in ("unet", "transformer"):
+        if (folder / denoiser).is_dir():
+            lines.append(_line("picture", _picture(folder, denoiser)))
     lines.append(_line("one step", _one_step(folder)))
     total, missing = Weights({}, 0), list[str]()
     for part in (name for name, value in index.items() if isinstance(value, list) and value[0]):
@@ -51,18 +52,18 @@ def _counted(weights: Weights) -> str:
     return f"{weights.total:,} parameters, {types}, {size_text(weights.bytes)}"
 
 
-def _picture(folder: Path) -> str:
-    """From the UNet's latent size and the VAE's depth."""
-    unet = _json(folder / "unet" / "config.json")
+def _picture(folder: Path, denoiser: str) -> str:
+    """From the denoiser's latent size and the VAE's depth."""
+    config = _json(folder / denoiser / "config.json")
     vae = _json(folder / "vae" / "config.json") if (folder / "vae").is_dir() else {}
-    latent, scale = unet.get("sample_size"), 2 ** (len(vae.get("block_out_channels", [1])) - 1)
+    latent, scale = config.get("sample_size"), 2 ** (len(vae.get("block_out_channels", [1])) - 1)
     if not isinstance(latent, int):
-        return f"sample_size {latent!r} in the unet's config"
+        return f"sample_size {latent!r} in the {denoiser}'s config"
     side = latent * scale
     if not vae:
-        classes = unet.get("num_class_embeds")
+        classes = config.get("num_class_embeds")
         return f"{side}x{side} px" + (f" of {classes} classes" if classes else "")
-    return f"{side}x{side} px, latents {unet.get('in_channels')}x{latent}x{latent}"
+    return f"{side}x{side} px, latents {config.get('in_channels')}x{latent}x{latent}"
 
 
 def _one_step(folder: Path) -> str:
@@ -80,6 +81,11 @@ def _one_step(folder: Path) -> str:
         return f"timestep {timestep}, predicts {kind} ({name})"
     if name == "CMStochasticIterativeScheduler":
         return f"sigma {config.get('sigma_max')} ({name})"
+    if name == "FlowMatchEulerDiscreteScheduler":
+        shifted = config.get("shift", 1.0) != 1 or config.get("use_dynamic_shifting")
+        steps = config.get("num_train_timesteps", 1000)
+        ours = f"timestep {steps}, predicts the flow ({name})"
+        return f"not one of this project's: {name}, with a shift" if shifted else ours
     spacing = config.get("timestep_spacing", "of no spacing")
     return f"not one of this project's: {name}, {spacing}, predicts {kind}"
 

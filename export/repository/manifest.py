@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import RepositoryError
-from export.signature import TEXT_INPUTS, TOKENS, Signature, Tensor
+from export.signature import TEXT_INPUTS, Signature, Tensor
 
 FORMAT = 1
 FILE = "manifest.json"
 GRAPH = "model.onnx"
 TEXT, CLASSES = "text-to-image", "class-to-image"  # tasks
-TOKENIZERS = dict(zip(TEXT_INPUTS, ("tokenizer.json", "tokenizer_2.json"), strict=True))
+TOKENIZERS = dict(
+    zip(TEXT_INPUTS, ("tokenizer.json", "tokenizer_2.json", "tokenizer_3.json"), strict=True)
+)
 BYTECODE = "__pycache__"  # Triton's Python back end leaves it beside a model.py
 CHUNK_BYTES = 1 << 20
 PIXELS_PER_LATENT = 8  # of manifests that do not say
@@ -28,7 +30,7 @@ Manifest = dict[str, Any]
 def describe(signature: Signature, max_batch: int) -> Manifest:
     """The part of a manifest that says how the graph is called, and what by: text or classes."""
     tokenizers = {
-        tensor.name: {"file": TOKENIZERS[tensor.name], "max_length": TOKENS}
+        tensor.name: {"file": TOKENIZERS[tensor.name], "max_length": tensor.shape[0]}
         for tensor in signature.inputs
         if tensor.name in TOKENIZERS
     }

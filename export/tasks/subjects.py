@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from export.model.families import family_of
-from export.signature import CLASS_LABELS, TOKENS
+from export.signature import CLASS_LABELS, TEXT_INPUTS, TOKENS
 
 Encode = Callable[[Sequence[str]], dict[str, NDArray[np.int64]]]  # texts -> inputs [N, ...] by name
 
@@ -23,7 +23,7 @@ PROMPTS = (
     "a small red circle on the left",
     "",
     " ".join("abcdefghijklmnopqrstuvwxyz"[i % 26] for i in range(TOKENS - 2)),  # exactly 77 ids
-    "a photograph of an astronaut riding a horse " * 12,  # beyond 77: cut, as diffusers cuts it
+    "a photograph of an astronaut riding a horse " * 36,  # beyond 256: cut, as diffusers cuts it
     "two large blue squares 🟦🟦 👩🏽‍🚀 🏳️‍🌈",
     "دائرة حمراء صغيرة, ‏עיגול אדום‎",  # right to left, with its marks
     "Z̷̧̛a͉͗l̴̡g̶̨o, e\u0301, ﬁ, Å, 한글, ½",  # combining, compatibility and composed characters
@@ -76,13 +76,13 @@ def subjects_of(folder: Path, manifest: Mapping[str, Any]) -> Subjects:
 
 
 def pipeline_encoder(pipeline: Any) -> Encode:
-    """The ids as the student's own tokenizers give them, cut and padded to 77."""
+    """The ids as the student's own tokenizers give them, cut and padded to their lengths."""
     tokenizers = family_of(pipeline).tokenizers_of(pipeline)
 
     def encode(prompts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        options = {"padding": "max_length", "max_length": TOKENS, "truncation": True}
+        options = {"padding": "max_length", "truncation": True, "return_tensors": "np"}
         return {
-            name: tokenizer(list(prompts), return_tensors="np", **options).input_ids
+            name: tokenizer(list(prompts), max_length=TEXT_INPUTS[name], **options).input_ids
             for name, tokenizer in tokenizers.items()
         }
 

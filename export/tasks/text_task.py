@@ -19,7 +19,7 @@ from export.model.stock import stock_pictures
 from export.model.student import Student, load_model
 from export.repository.manifest import TOKENIZERS
 from export.repository.tokenizers_json import write_tokenizer
-from export.signature import Signature, Size, text_to_image
+from export.signature import TEXT_INPUTS, Signature, Size, text_to_image
 from export.tasks.subjects import Subjects, pipeline_encoder, prompts
 
 
@@ -59,9 +59,11 @@ class TextTask:
 
     def facts(self) -> dict[str, Any]:
         """The step, the types of the three parts, the decoder."""
+        dtypes = self.precision.to_json()
+        dtypes[self.student.family.denoiser] = dtypes.pop("unet")
         return {
             "one_step": self.student.step.to_json(),
-            "precision": self.precision.to_json(),
+            "precision": dtypes,
             "decoder": decoder_facts(self.student),
         }
 
@@ -69,7 +71,7 @@ class TextTask:
         """A tokenizer file for each text input."""
         student = self.student
         for name, tokenizer in student.family.tokenizers_of(student.pipeline).items():
-            write_tokenizer(tokenizer, folder / TOKENIZERS[name])
+            write_tokenizer(tokenizer, folder / TOKENIZERS[name], TEXT_INPUTS[name])
 
 
 def open_text(

@@ -66,6 +66,12 @@ def test_only_the_unets_products_are_turned(file: Path, tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "fp8.onnx").doc_string == "unet/node_MatMul_2"
 
 
+def test_a_transformers_products_are_turned_as_a_unets_are() -> None:
+    names = ["transformer/node_Gemm_1", "text_encoder_3/node_MatMul_1", "unet/node_MatMul_2"]
+    nodes = [helper.make_node(name.split("_")[-2], ["x"], ["y"], name=name) for name in names]
+    assert denoiser_nodes(nodes) == [names[0], names[2]]
+
+
 def test_an_exported_graph_names_its_unet(run) -> None:
     nodes = onnx.load(run.exported.folder / "model.onnx").graph.node
     ours = denoiser_nodes(nodes)

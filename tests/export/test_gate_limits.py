@@ -37,6 +37,10 @@ def saved(file: Path, **kinds: int) -> Path:
             {"text_encoder__a": onnx.TensorProto.BFLOAT16, "val_1": onnx.TensorProto.FLOAT16},
             Arithmetic("bfloat16", "float32"),
         ),
+        (
+            {"transformer__a": onnx.TensorProto.FLOAT16, "val_1": onnx.TensorProto.BFLOAT16},
+            Arithmetic("float16", "float32"),
+        ),
         ({"val_1_quantized": onnx.TensorProto.INT8}, Arithmetic("int8", "float32")),
     ],
 )

@@ -173,8 +173,8 @@ def test_a_single_file_goes_with_sdxl_alone(folder: Path, tmp_path: Path) -> Non
 def test_a_pipeline_of_no_family_is_named_with_those_there_are(folder, tmp_path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     index = json.loads((copy / "model_index.json").read_text("utf-8"))
-    index["_class_name"] = "StableDiffusion3Pipeline"
+    index["_class_name"] = "FluxPipeline"
     (copy / "model_index.json").write_text(json.dumps(index), "utf-8")
-    match = "holds a StableDiffusion3Pipeline; only StableDiffusionXLPipeline, StableDiffusionP"
+    match = "holds a FluxPipeline; only StableDiffusionXLPipeline, StableDiffusionP"
     with pytest.raises(StudentError, match=match):
         open_task(Source(copy))

@@ -54,8 +54,8 @@ def test_a_broken_index_is_refused(copy: Path) -> None:
 
 
 def test_another_pipeline_class_is_refused_by_name(copy: Path) -> None:
-    edit(copy / "model_index.json", _class_name="StableDiffusion3Pipeline")
-    with pytest.raises(StudentError, match="holds a StableDiffusion3Pipeline; only"):
+    edit(copy / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(StudentError, match="holds a FluxPipeline; only"):
         load_student(copy)
 
 

@@ -4,6 +4,7 @@ Pictures are 64x64 pixels, latents 8x8x16, the transformer's tokens 4x4 patches 
 """
 
 import string
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -48,6 +49,13 @@ def save_tiny_sd35(folder: Path) -> Path:
             tokenizer_3=None,
         )
     pipe.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_flow_student(folder: Path, teacher: Callable[[Path], Path] = save_tiny_sd3) -> Path:
+    """One of them with the scheduler that `distill` gives its student."""
+    teacher(folder)
+    FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
     return folder
 
 
