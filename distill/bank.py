@@ -33,8 +33,9 @@ def bank_samples(teacher: Teacher, recipe: Recipe, report: Report) -> Samples:
     """The bank of a recipe, made as far as it is not made yet.
 
     Raises:
-        DataError: no prompts, or the folder holds the bank of another teacher or other prompts.
-        TeacherError: a prompt is too long, or no class of this teacher.
+        DataError: no prompts, one that is too long, or the folder holds the bank of another teacher
+            or other prompts.
+        TeacherError: a prompt is no class of this teacher.
     """
     prompts = make_bank(teacher, recipe, report)
     folder = bank_folder(recipe)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from distill.data import DataError, Report
-from distill.teachers.teacher import Teacher, TeacherError
+from distill.teachers.teacher import Teacher
 
 KEYS = ("prompt", "text", "caption")
 TEXT_SUFFIXES = ("", ".txt", ".text")
@@ -125,9 +125,7 @@ def fitting(
 ) -> dict[str, str]:
     """What each text becomes, by text: itself if it is short enough; those skipped are left out.
 
-    Raises:
-        TeacherError: one is too long, and long ones are refused.
-        DataError: several are, or none is left.
+    DataError: some are too long, and long ones are refused, or none is left.
     """
     same = {text: text for text in texts}
     if not isinstance(teacher, Tokenizing):
@@ -149,10 +147,9 @@ def fitting(
 def refuse(errors: dict[str, str], count: int) -> None:
     """Raises the error of texts that are too long."""
     first = next(iter(errors.values()))
-    if len(errors) == 1:
-        raise TeacherError(first)
+    several = f"{len(errors)} of {count} prompts are too long, the first: "
     raise DataError(
-        f"{len(errors)} of {count} prompts are too long, the first: {first};"
+        f"{several if len(errors) > 1 else ''}{first};"
         " positives.long_prompts may be truncate or skip"
     )
 

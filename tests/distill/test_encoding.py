@@ -18,7 +18,6 @@ from distill.recipe import Recipe
 from distill.shards import read_note
 from distill.teachers.opening import load_teacher
 from distill.teachers.sdxl import SdxlTeacher
-from distill.teachers.teacher import TeacherError
 
 
 def folder_recipe(folder: Path, model: Path, batch: int = 2, *overrides: str) -> Recipe:
@@ -201,7 +200,7 @@ def test_long_captions_are_refused_before_a_picture_is_encoded(
     folder = write_pictures(tmp_path / "pictures")
     metadata = folder / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("blue", "q" * 90))
-    with pytest.raises(TeacherError, match=r"prompt 'qqq.* has 92 tokens; the limit is 77"):
+    with pytest.raises(DataError, match=r"prompt 'qqq.* has 92 tokens; the limit is 77"):
         picture_samples(teacher, folder_recipe(tmp_path, tiny_sdxl), fail)
     skipping = folder_recipe(tmp_path, tiny_sdxl, 2, "positives.long_prompts=skip")
     samples = picture_samples(teacher, skipping, silent)

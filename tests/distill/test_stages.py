@@ -51,7 +51,7 @@ def test_a_run_may_begin_from_captioned_pictures(tiny_sdxl: Path, tmp_path: Path
         (["teacher.model=nowhere"], TeacherError, r"teacher\.model: .*nowhere does not exist"),
         (["positives.prompts=no.txt"], DataError, r"positives\.prompts: .*no\.txt does not exist"),
         (["positives.prompts=empty.txt"], DataError, r"empty\.txt is empty, so the prompt bank"),
-        (["positives.prompts=long.txt"], TeacherError, r"prompt 'qqq.* has 92 tokens; the limit"),
+        (["positives.prompts=long.txt"], DataError, r"prompt 'qqq.* has 92 tokens; the limit"),
         (["drift.layers=[nose]"], ValueError, r"layer 'nose' does not exist; there are down_bl"),
         (["positives.per_prompt=3"], DataError, r"has 3 samples; .* asks for 6 of each prompt"),
         (["drift.pool=3"], ValueError, r"pool is 3, but must divide layer 'down_blocks\.1' of"),
