@@ -17,8 +17,13 @@ def make_optimizer(parameters: Sequence[nn.Parameter], train: Train) -> torch.op
     Raises:
         RecipeError: the optimiser's library is not installed.
     """
-    kind = torch.optim.AdamW if train.optimizer == "adamw" else eight_bit()
+    kind = kind_of(train)
     return kind(parameters, lr=0.0, betas=train.betas, weight_decay=train.weight_decay)
+
+
+def kind_of(train: Train) -> type[torch.optim.AdamW]:
+    """The optimiser that a recipe asks for. RecipeError: see `make_optimizer`."""
+    return torch.optim.AdamW if train.optimizer == "adamw" else eight_bit()
 
 
 def eight_bit() -> type[torch.optim.AdamW]:

@@ -15,12 +15,15 @@ from distill.data import Samples
 from distill.encoding import picture_samples
 from distill.evaluate import run_evaluation
 from distill.feature_cache import open_feature_cache
-from distill.features import check_layers
+from distill.features import FeatureExtractor
+from distill.lora import add_lora
+from distill.optimizer import kind_of
 from distill.processes import launched, local_index, one_voice, open_processes
-from distill.recipe import Recipe, RecipeError
+from distill.recipe import Drift, Recipe, RecipeError
 from distill.student import level_of, load_student
 from distill.teachers.opening import load_teacher
 from distill.teachers.teacher import Teacher
+from distill.trackers import wanted
 from distill.train import lost_said, run_training
 from distill.turns import EVERY, Turns
 
@@ -62,12 +65,38 @@ def distil(recipe: Recipe, report: Report = print, resume_changed: bool = False)
             tell(f"{student} is trained already")
             return student
         teacher = load_teacher(recipe.teacher.model, device, recipe.teacher.config)
-        check_layers(teacher.denoiser, recipe.drift.layers)
-        level_of(teacher, recipe)
+        processes.share(recipe.drift.groups)
+        check_settings(teacher, recipe)
         with processes.first_alone():
             samples = open_samples(teacher, recipe, tell)
             cache = open_feature_cache(teacher, samples, recipe, tell)
         return run_training(teacher, samples, recipe, tell, processes, cache)
+
+
+def check_settings(teacher: Teacher, recipe: Recipe) -> None:
+    """Misses what training needs beside samples before these are made, which may take days.
+
+    Raises: as `run_training`, of all but the samples.
+    """
+    level_of(teacher, recipe)
+    kind_of(recipe.train)
+    wanted(recipe)
+    if recipe.student.lora is not None:
+        kind: Any = type(teacher.denoiser)
+        with torch.device("meta"):
+            outline = kind.from_config(teacher.denoiser.config)
+        add_lora(outline, recipe.student.lora, recipe.train.seed)
+    check_features(teacher, recipe.drift)
+
+
+@torch.no_grad()
+def check_features(teacher: Teacher, drift: Drift) -> None:
+    """Has the teacher look at nothing, once. ValueError: layers, pool or windows do not suit it."""
+    extractor = FeatureExtractor(teacher.denoiser, drift.layers, drift.pool, teacher.hidden)
+    nothing = torch.zeros((1, *teacher.latent_shape), device=teacher.device)
+    sigma = torch.full((1,), drift.sigma[1], device=teacher.device)
+    condition = teacher.encode(["0"]).to(teacher.device)  # a prompt, or the first class
+    extractor(teacher.feature_pass(nothing, nothing, sigma, condition), nothing)
 
 
 def silent(text: str) -> None:
@@ -137,10 +166,12 @@ def check_run_folder(recipe: Recipe, changed: bool = False, report: Report = pri
 def changed_keys(recipe: Recipe) -> list[str]:
     """The keys that shape the student and differ from those that the run folder was begun with.
 
-    A key that the folder's recipe does not have, because it is older, had its default.
+    A key that the folder's recipe does not have, because it is older, had its default. A run that
+    failed before its first step was not begun.
     """
-    path = recipe.run / "recipe.yaml"
-    if not path.is_file():
+    path, stats = recipe.run / "recipe.yaml", recipe.run / "stats.jsonl"
+    stepped = stats.is_file() and stats.stat().st_size > 0
+    if not path.is_file() or not (stepped or checkpoint.checkpoints(recipe.run / "checkpoints")):
         return []
     before = yaml.safe_load(path.read_text("utf-8"))
     now = yaml.safe_load(recipe.resolved())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from tiny_training import CPU, Trained, silent, tiny_recipe
 
+from distill import trackers
 from distill.data import DataError
 from distill.recipe import Recipe, RecipeError
 from distill.run import check_run_folder, distil, evaluate, pick_device, steps_done
@@ -183,3 +185,40 @@ def test_evaluation_takes_the_student_of_the_run_where_there_is_one(
         assert (figures["caption_accuracy"], figures["mode_coverage"]) == (0.5, 1.0)
     shutil.rmtree(recipe.run / "student")
     assert len(evaluate(recipe, silent)["generators"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.optimizer=adamw8bit", r"adamw8bit', which needs bitsandbytes"),
+        ("train.trackers=[wandb]", r"train\.trackers names wandb, which is not installed"),
+        ("student.lora={rank: 2, targets: [nose]}", r"student\.lora\.targets is nose: "),
+        ("drift.pool=3", r"pool is 3, but must divide layer 'down_blocks\.1' of 4x4"),
+    ],
+)
+def test_what_is_missing_is_told_before_samples_are_made_and_may_be_mended(
+    tiny_sdxl: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    override: str,
+    sentence: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr(trackers, "installed", lambda name: False)
+    recipe = tiny_recipe(tmp_path, tiny_sdxl, override)
+    with pytest.raises(RecipeError if "pool" not in override else ValueError, match=sentence):
+        distil(recipe, silent)
+    assert not recipe.run.exists()
+
+
+def test_a_run_that_failed_before_its_first_step_may_change(
+    recipe: Recipe, tiny_sdxl: Path
+) -> None:
+    recipe.run.mkdir()
+    (recipe.run / "recipe.yaml").write_text(recipe.resolved(), "utf-8")
+    (recipe.run / "stats.jsonl").touch()
+    other = tiny_recipe(recipe.run.parent, tiny_sdxl, "train.seed=1")
+    check_run_folder(other)
+    (recipe.run / "stats.jsonl").write_text('{"step": 0}\n')
+    with pytest.raises(RecipeError, match=r"begun with another train\.seed;"):
+        check_run_folder(other)
