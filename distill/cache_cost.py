@@ -9,7 +9,7 @@ from distill.feature_cache import members_of_shard
 from distill.footprint import StepCost
 from distill.prompts import read_prompts
 from distill.recipe import Positives, Recipe
-from distill.sources import captioned_files, class_files
+from distill.sources import captioned_files, class_folders
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def samples_of(positives: Positives) -> int | None:
             return len(read_prompts(positives.prompts)) * positives.per_prompt
         if positives.folder is None:
             return None
-        known = captioned_files if positives.source == "images" else class_files
-        return sum(len(entry.texts) for entry in known(positives.folder).entries(0))
+        if positives.source == "classes":
+            return sum(map(len, class_folders(positives.folder).values()))
+        return sum(len(entry.texts) for entry in captioned_files(positives.folder).entries(0))
     except DataError:
         return None

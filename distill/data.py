@@ -50,6 +50,7 @@ class Samples:
     conditions: ConditionRows  # one per prompt
     latents: Rows
     members: tuple[Tensor, ...]  # per prompt, indices into latents, int64
+    class_names: tuple[str, ...] = ()  # of all classes of the teacher, where the pictures have them
 
     def check_enough(self, needed: int) -> None:
         """DataError unless every prompt has `needed` samples, so that no draw overlaps another."""

@@ -42,6 +42,8 @@ class DatasetSource:
             rows = self._open()
         except self._causes as error:
             raise self._broken(error) from error
+        label = (rows.features or {}).get(settings.text)
+        self.class_names = tuple(getattr(label, "names", None) or ())  # a ClassLabel's
         self._rows = self._undecoded(rows)
         self.count: int | None = len(self._rows) if hasattr(self._rows, "__len__") else None
 

@@ -50,8 +50,8 @@ def picture_samples(teacher: Teacher, recipe: Recipe, report: Report) -> Samples
     """The pictures of a recipe as samples, encoded as far as they are not yet.
 
     Raises:
-        DataError: nothing there, more than 1 % unreadable, or texts that are no texts.
-        TeacherError: a text that is too long, or no class of this teacher.
+        DataError: nothing there, more than 1 % unreadable, texts that are no texts or too long.
+        TeacherError: a text that is no class of this teacher.
     """
     positives = recipe.positives
     source = open_source(teacher, positives)
@@ -69,7 +69,22 @@ def picture_samples(teacher: Teacher, recipe: Recipe, report: Report) -> Samples
     digest = teacher.sampling_digest()
     conditions = stored_conditions(teacher, digest, prompts, folder / "conditions", report)
     latents = open_latents(teacher, folder, len(notes))
-    return Samples(prompts, conditions, latents, tuple(map(torch.tensor, groups.values())))
+    members = tuple(map(torch.tensor, groups.values()))
+    return Samples(prompts, conditions, latents, members, names_of(source, teacher, report))
+
+
+def names_of(source: Source, teacher: Teacher, report: Report) -> tuple[str, ...]:
+    """The names of the teacher's classes by the source, if it has one for each."""
+    names = source.class_names
+    if teacher.prompted or teacher.class_names or not names:
+        return ()
+    if len(names) != teacher.classes or not all(names):
+        report(
+            f"{source.name} names {len(names)} classes and the teacher has {teacher.classes}, so"
+            " the student's are without names"
+        )
+        return ()
+    return names
 
 
 def open_source(teacher: Teacher, positives: Positives) -> Source:
@@ -81,7 +96,7 @@ def open_source(teacher: Teacher, positives: Positives) -> Source:
         return captioned_files(positives.folder)
     if teacher.prompted:
         raise DataError("positives.source is classes, but this teacher is told prompts")
-    return class_files(positives.folder)
+    return class_files(positives.folder, teacher.classes, teacher.class_names)
 
 
 def encode(

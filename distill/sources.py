@@ -4,7 +4,9 @@ FOLDER/metadata.jsonl   one object a line, {"file_name": "a.png", "text": "a red
        a.png            one file may stand in several lines: every text is a group of its own
 
 FOLDER/0/a.png          a folder per class, named by its number, or
-       cat/a.png        by its name, whose line in FOLDER/classes.txt is its number, from 0
+       cat/a.png        by its name, whose line in FOLDER/classes.txt is its number, from 0; without
+                        that file the teacher's own names count, or else the order of the folders,
+                        of which there must be one for each class
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Source(Protocol):
 
     name: str
     count: int | None  # entries, where that is known before they are read
+    class_names: tuple[str, ...]  # of all classes from 0 on, where the source has them
 
     def entries(self, start: int) -> Iterator[Entry]:
         """All entries from number `start` on. DataError: the source is not what it must be."""
@@ -55,8 +58,13 @@ class Source(Protocol):
 class Files:
     """Files of one folder and their texts."""
 
-    def __init__(self, folder: Path, texts: dict[str, list[tuple[int, str]]]) -> None:
-        self.folder, self._texts = folder, texts
+    def __init__(
+        self,
+        folder: Path,
+        texts: dict[str, list[tuple[int, str]]],
+        class_names: tuple[str, ...] = (),
+    ) -> None:
+        self.folder, self._texts, self.class_names = folder, texts, class_names
         self.name = str(folder)
         self.names = list(texts)
         self.count: int | None = len(texts)
@@ -102,46 +110,68 @@ def captioned_files(folder: Path) -> Files:
     )
 
 
-def class_files(folder: Path) -> Files:
-    """The pictures of a folder per class; a text is the class's number. DataError: see the head."""
-    if not folder.is_dir():
-        raise DataError(f"positives.folder: {folder} does not exist")
-    numbers = class_numbers(folder)
-    if not numbers:
-        raise DataError(f"positives.folder: {folder} holds no folder of a class")
+def class_files(folder: Path, classes: int, class_names: Sequence[str] = ()) -> Files:
+    """The pictures of a folder per class; a text is the class's number.
+
+    `classes` and `class_names` are the teacher's. DataError: the folders are not as at the head.
+    """
+    folders = class_folders(folder)
+    listed = class_list(folder, list(folders), classes, class_names)
+    numbers = {name: listed.index(name) if listed else int(name) for name in folders}
     texts: dict[str, list[tuple[int, str]]] = {}
     for name, number in sorted(numbers.items(), key=lambda item: item[1]):
-        pictures = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not pictures:
-            raise DataError(f"class folder {folder / name} holds no picture")
-        for path in pictures:
+        for path in folders[name]:
             texts[str(path.relative_to(folder))] = [(number, str(number))]
-    return Files(folder, texts)
+    return Files(folder, texts, tuple(listed))
 
 
-def class_numbers(folder: Path) -> dict[str, int]:
-    """The number of every class folder, by its name."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if not (folder / CLASSES).is_file():
-        return {name: class_number(folder, name) for name in names}
-    listed: dict[str, int] = {}
-    for number, line in enumerate(read_lines(folder / CLASSES)):
-        if listed.setdefault(line.strip(), number) != number:
-            raise DataError(f"{folder / CLASSES}, line {number + 1}: {line.strip()} is there twice")
-    unknown = [name for name in names if name not in listed]
+def class_folders(folder: Path) -> dict[str, list[Path]]:
+    """The pictures of every class folder, by its name. DataError: there is none, or none in one."""
+    if not folder.is_dir():
+        raise DataError(f"positives.folder: {folder} does not exist")
+    found: dict[str, list[Path]] = {}
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        found[place.name] = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found[place.name]:
+            raise DataError(f"class folder {place} holds no picture")
+    if not found:
+        raise DataError(f"positives.folder: {folder} holds no folder of a class")
+    return found
+
+
+def class_list(
+    folder: Path, folders: Sequence[str], classes: int, class_names: Sequence[str]
+) -> Sequence[str]:
+    """The names of the classes in their order; none where folders are named by numbers.
+
+    DataError: `classes.txt` repeats a name or lacks a folder's, or what a folder is cannot be told.
+    """
+    if (folder / CLASSES).is_file():
+        return listed_classes(folder, folders)
+    unnumbered = [name for name in folders if not (name.isascii() and name.isdecimal())]
+    if not unnumbered:
+        return ()
+    if set(folders) <= set(class_names) and len(set(class_names)) == len(class_names):
+        return class_names
+    if len(folders) == classes == len(unnumbered):
+        return folders
+    raise DataError(
+        f"class folder {folder / unnumbered[0]} is named neither by a number nor in"
+        f" {folder / CLASSES}, which does not exist; without it there must be a folder for each of"
+        f" the teacher's {classes} classes, and there are {len(folders)}"
+    )
+
+
+def listed_classes(folder: Path, folders: Sequence[str]) -> list[str]:
+    """The lines of a folder's `classes.txt`. DataError: one is there twice, or a folder's not."""
+    listed = [line.strip() for line in read_lines(folder / CLASSES)]
+    for number, name in enumerate(listed):
+        if listed.index(name) != number:
+            raise DataError(f"{folder / CLASSES}, line {number + 1}: {name} is there twice")
+    unknown = [name for name in folders if name not in listed]
     if unknown:
         raise DataError(f"class folder {folder / unknown[0]} is not named in {folder / CLASSES}")
-    return {name: listed[name] for name in names}
-
-
-def class_number(folder: Path, name: str) -> int:
-    """The class that a folder's own name says."""
-    if not (name.isascii() and name.isdecimal()):
-        raise DataError(
-            f"class folder {folder / name} is named neither by a number nor in"
-            f" {folder / CLASSES}, which does not exist"
-        )
-    return int(name)
+    return listed
 
 
 def grouped(rows: Sequence[Sequence[tuple[int, str]]]) -> dict[str, list[int]]:

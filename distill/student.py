@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from distill.class_names import write_names
 from distill.lora import add_lora, merged
 from distill.recipe import Lora, Recipe
 from distill.teachers.teacher import Teacher
@@ -57,9 +58,16 @@ def load_student(teacher: Teacher, folder: Path) -> nn.Module:
 
 
 def save_student(
-    teacher: Teacher, weights: Mapping[str, Tensor], level: float, folder: Path
+    teacher: Teacher,
+    weights: Mapping[str, Tensor],
+    level: float,
+    folder: Path,
+    class_names: Sequence[str] = (),
 ) -> None:
-    """Writes the whole pipeline to `folder`, replacing what was there only once it is complete."""
+    """Writes the whole pipeline to `folder`, replacing what was there only once it is complete.
+
+    `class_names` are written where the teacher has none of its own.
+    """
     denoiser = copy.deepcopy(teacher.denoiser)
     denoiser.load_state_dict(weights)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -69,6 +77,7 @@ def save_student(
         forget_origin(config)
     for tokenizer in partial.glob("*/tokenizer.json"):
         forget_use(tokenizer)
+    write_names(partial, teacher.class_names or class_names)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 

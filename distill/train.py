@@ -160,7 +160,8 @@ def run_training(
     target, weights = recipe.run / "student", state.weights()
     if processes.first:
         merged = whole_weights(teacher, recipe.student.lora, weights)
-        save_student(teacher, merged, level_of(teacher, recipe), target)
+        level = level_of(teacher, recipe)
+        save_student(teacher, merged, level, target, samples.class_names)
     processes.wait()
     return target
 

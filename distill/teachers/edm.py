@@ -43,6 +43,7 @@ class EdmTeacher:
 
     part = "unet"
     prompted = False
+    class_names: tuple[str, ...] = ()
 
     def __init__(self, pipe: Any, device: torch.device) -> None:
         config = check_network(pipe.unet)

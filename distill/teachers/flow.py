@@ -49,6 +49,8 @@ class FlowTeacher:
 
     part = "transformer"
     prompted = True
+    classes = 0
+    class_names: tuple[str, ...] = ()
 
     def __init__(self, pipe: Any, device: torch.device) -> None:
         check_scheduler(pipe.scheduler)

@@ -17,6 +17,7 @@ from diffusers import (
 from safetensors import SafetensorError
 from torch import nn
 
+from distill.class_names import names_beside
 from distill.teachers.edm import EdmTeacher
 from distill.teachers.flow import FlowTeacher
 from distill.teachers.sd import SdTeacher
@@ -62,9 +63,11 @@ def open_sd(folder: Path, device: torch.device, **parts: nn.Module) -> SdTeacher
 
 
 def open_edm(folder: Path, device: torch.device) -> EdmTeacher:
-    """A `ConsistencyModelPipeline` directory: a class-conditional EDM."""
+    """A `ConsistencyModelPipeline` directory: a class-conditional EDM, and its classes' names."""
     check_parts(folder, EDM_PARTS)
-    return EdmTeacher(pipeline(ConsistencyModelPipeline, folder), device)
+    teacher = EdmTeacher(pipeline(ConsistencyModelPipeline, folder), device)
+    teacher.class_names = names_beside(folder, teacher.classes)
+    return teacher
 
 
 def open_flow(folder: Path, device: torch.device) -> FlowTeacher:

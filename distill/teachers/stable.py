@@ -36,6 +36,8 @@ class StableTeacher(ABC):
 
     part = "unet"
     prompted = True
+    classes = 0
+    class_names: tuple[str, ...] = ()
     encoders: tuple[str, ...]  # the names of its text encoders
     tokenizers: tuple[str, ...]
 

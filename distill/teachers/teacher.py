@@ -63,6 +63,8 @@ class Teacher(Protocol):
     latent_shape: tuple[int, int, int]  # c, h, w
     size_px: int
     prompted: bool  # conditions are prompts; else class numbers
+    classes: int  # 0 where it is prompted
+    class_names: tuple[str, ...]  # one for each class, or none
 
     def encode(self, texts: Sequence[str], batch: int = 64) -> Condition:
         """Conditions of prompts, or of class numbers, on the CPU in float32.

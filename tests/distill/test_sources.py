@@ -7,7 +7,7 @@ import pytest
 from picture_folders import write_classes, write_pictures
 
 from distill.data import DataError
-from distill.sources import captioned_files, class_files, grouped
+from distill.sources import Files, captioned_files, class_files, grouped
 
 
 def groups_of(folder: Path) -> dict[str, list[str]]:
@@ -64,43 +64,59 @@ def test_metadata_that_is_missing_empty_or_no_text_is_named(tmp_path: Path) -> N
 
 
 def test_class_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    files = class_files(write_classes(tmp_path / "c", ("10", "2"), 2, 4))
-    assert files.texts() == ["2", "10"]
+    files = class_files(write_classes(tmp_path / "c", ("10", "2"), 2, 4), 11)
+    assert (files.texts(), files.class_names) == (["2", "10"], ())
     assert [entry.texts for entry in files.entries(0)] == [((2, "2"),)] * 2 + [((10, "10"),)] * 2
     assert grouped([entry.texts for entry in files.entries(0)]) == {"2": [0, 1], "10": [2, 3]}
+
+
+def numbered(files: Files) -> list[tuple[str, str]]:
+    """The folder of every picture, and the class that it is of."""
+    return [(Path(entry.name).parent.name, entry.texts[0][1]) for entry in files.entries(0)]
 
 
 def test_class_folders_may_be_named_by_a_list(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "c", ("cat", "ant"), 1, 4)
     (folder / "classes.txt").write_text("cat\ndog\nant\n")
     (folder / "cat" / "notes.txt").write_text("no picture")
-    names = [
-        (Path(entry.name).parent.name, entry.texts) for entry in class_files(folder).entries(0)
-    ]
-    assert names == [("cat", ((0, "0"),)), ("ant", ((2, "2"),))]
+    files = class_files(folder, 3, ("ant", "cat", "dog"))
+    assert numbered(files) == [("cat", "0"), ("ant", "2")]
+    assert files.class_names == ("cat", "dog", "ant")
+
+
+def test_without_a_list_the_teachers_names_count_or_the_order_of_all_folders(
+    tmp_path: Path,
+) -> None:
+    folder = write_classes(tmp_path / "c", ("n02", "n01", "n03"), 1, 4)
+    files = class_files(folder, 3)
+    assert numbered(files) == [("n01", "0"), ("n02", "1"), ("n03", "2")]
+    assert files.class_names == ("n01", "n02", "n03")
+    named = class_files(folder, 4, ("n03", "n02", "n00", "n01"))
+    assert numbered(named) == [("n03", "0"), ("n02", "1"), ("n01", "3")]
+    with pytest.raises(DataError, match=r"each of the teacher's 4 classes, and there are 3$"):
+        class_files(folder, 4)
 
 
 def test_class_folders_that_are_not_what_they_must_be_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     with pytest.raises(DataError, match=r"positives\.folder: .*c does not exist"):
-        class_files(folder)
+        class_files(folder, 2)
     folder.mkdir()
     with pytest.raises(DataError, match="holds no folder of a class"):
-        class_files(folder)
+        class_files(folder, 2)
     (folder / "cat").mkdir()
-    with pytest.raises(
-        DataError, match=r"c/cat is named neither by a number nor in .*classes\.txt"
-    ):
-        class_files(folder)
+    with pytest.raises(DataError, match=r"class folder .*cat holds no picture"):
+        class_files(folder, 2)
+    write_classes(folder, ("dog",), 1, 4)
+    (folder / "cat" / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"c/cat is named neither by a number nor in .*classes\.tx"):
+        class_files(folder, 3)
     (folder / "classes.txt").write_text("dog\n")
     with pytest.raises(DataError, match=r"class folder .*cat is not named in .*classes\.txt"):
-        class_files(folder)
+        class_files(folder, 2)
     (folder / "classes.txt").write_text("cat\ncrane\ncrane\n")
     with pytest.raises(DataError, match=r"classes\.txt, line 3: crane is there twice"):
-        class_files(folder)
-    (folder / "classes.txt").write_text("cat\n")
-    with pytest.raises(DataError, match=r"class folder .*cat holds no picture"):
-        class_files(folder)
+        class_files(folder, 2)
 
 
 def test_a_fingerprint_sees_files_and_texts(tmp_path: Path) -> None:
