@@ -23,7 +23,7 @@ from distill.floor import below_floor, floor_warning
 from distill.generators import Generator, generators
 from distill.judge import load_judge
 from distill.judged import judged, protocol_of
-from distill.presets import preset_of, texts_of
+from distill.presets import Preset, preset_of, texts_of
 from distill.prompts import fitting
 from distill.protocol import measure_by_features, protocol_of_features
 from distill.recipe import Evaluate, Recipe
@@ -52,7 +52,8 @@ def run_evaluation(
     Raises:
         JudgeError: the judge is missing or incomplete.
         NetworkError, DataError: a file of the preset is missing or is not what it must be.
-        EvaluationError: the recipe measures the student alone, and there is none yet.
+        EvaluationError: the recipe measures the student alone, and there is none yet; or the preset
+            is of captions and the teacher of classes, or the other way about.
     """
     settings = recipe.evaluate
     assert settings is not None, "the recipe has no evaluate section"
@@ -77,6 +78,20 @@ def run_evaluation(
     return result
 
 
+def check_kind(settings: Evaluate, preset: Preset, teacher: Teacher) -> None:
+    """EvaluationError unless the preset's texts are what the teacher is told."""
+    if (preset.classes is None) != teacher.prompted:
+        kinds = ("captions", "classes") if teacher.prompted else ("classes", "captions")
+        raise EvaluationError(
+            f"evaluate.preset is {settings.preset}, which is of {kinds[1]}, but the teacher draws"
+            f" {kinds[0]}"
+        )
+    if preset.classes is not None and preset.classes > teacher.classes:
+        raise EvaluationError(
+            f"evaluate.classes is {preset.classes}, but the teacher has {teacher.classes} classes"
+        )
+
+
 def add_features(
     result: dict[str, Any],
     before: Mapping[str, Any],
@@ -91,8 +106,9 @@ def add_features(
     chosen = [way for way in ways if way.kind in settings.generators]
     if not chosen:
         raise EvaluationError("evaluate.generators is student alone, but there is no student yet")
-    inception, clip = open_networks(settings, teacher.device)
     preset = preset_of(settings)
+    check_kind(settings, preset, teacher)
+    inception, clip = open_networks(settings, teacher.device)
     texts = texts_of(settings, preset)
     protocol = protocol_of_features(settings, preset, texts, inception, clip)
     known = known_in(before.get("features", {}), protocol)

@@ -83,7 +83,7 @@ def load_inception(path: Path | None, device: torch.device) -> Inception:
     except RuntimeError as error:
         raise NetworkError(
             f"evaluate.inception: {path} is no TorchScript (inception-2015-12-05.pt is; a .pkl is"
-            f" refused, for it could run anything): {str(error).splitlines()[0]}"
+            f" refused, for it could run anything): {str(error).splitlines()[0].partition('. ')[0]}"
         ) from None
     return Inception(network.eval(), path, device)
 

@@ -70,7 +70,8 @@ def read_statistics(path: Path) -> Gaussian:
             return gaussian_in(file, "mu", "sigma")
     except BROKEN as error:
         raise DataError(
-            f"evaluate.reference: {path} must be an .npz of mu [D] and sigma [D, D]: {error}"
+            f"evaluate.reference: {path} must be an .npz of mu [D] and sigma [D, D]:"
+            f" {str(error).partition('. ')[0]}"
         ) from None
 
 

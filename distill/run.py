@@ -20,6 +20,7 @@ from distill.lora import add_lora
 from distill.optimizer import kind_of
 from distill.processes import launched, local_index, one_voice, open_processes
 from distill.recipe import Drift, Recipe, RecipeError
+from distill.stats import write_whole
 from distill.student import level_of, load_student
 from distill.teachers.opening import load_teacher
 from distill.teachers.teacher import Teacher
@@ -115,7 +116,18 @@ def evaluate(recipe: Recipe, report: Report = print) -> dict[str, Any]:
     teacher = load_teacher(recipe.teacher.model, device, recipe.teacher.config)
     folder = recipe.run / "student"
     student = load_student(teacher, folder) if folder.is_dir() else None
-    return run_evaluation(teacher, student, recipe, report)
+    result = run_evaluation(teacher, student, recipe, report)
+    keep_evaluate(recipe)
+    return result
+
+
+def keep_evaluate(recipe: Recipe) -> None:
+    """Puts the section that was measured by in the run folder's recipe, for `distill compare`."""
+    path = recipe.run / "recipe.yaml"
+    if path.is_file():
+        kept = yaml.safe_load(path.read_text("utf-8"))
+        kept["evaluate"] = yaml.safe_load(recipe.resolved())["evaluate"]
+        write_whole(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100))
 
 
 def bank(recipe: Recipe, turns: Turns = EVERY, report: Report = print) -> Path:

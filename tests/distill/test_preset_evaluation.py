@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_classes import save_tiny_edm
 from tiny_networks import random_pictures, save_network, tiny_inception
 from tiny_protocol import CAPTIONS, coco_recipe
 from tiny_training import CPU, draw, silent
@@ -20,6 +21,7 @@ from distill.fidelity import Gaussian, gaussian_distance, neighbour_figures
 from distill.picture_shapes import cleanly_resized, squared
 from distill.presets import PRESETS, preset_of, texts_of
 from distill.recipe import Evaluate, Recipe, RecipeError, read_recipe
+from distill.teachers.opening import load_teacher
 from distill.teachers.sdxl import SdxlTeacher
 
 NAMES = ["teacher, 2 steps", "teacher, 1 step", "student, 1 step"]
@@ -209,3 +211,18 @@ def test_an_evaluation_without_judge_or_preset_is_refused(evaluated: Evaluated) 
     path = evaluated.recipe.run.parent / "recipe.yaml"
     with pytest.raises(RecipeError, match="judge or preset must say what is measured"):
         read_recipe(path, ["evaluate={captions: 5}"])
+
+
+def test_a_preset_of_another_kind_than_the_teacher_is_refused(
+    teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    classes = {"preset": "imagenet64", "prompts": None, "clip": None, "classes": 4}
+    recipe = coco_recipe(tmp_path, tiny_sdxl, **classes)
+    with pytest.raises(EvaluationError, match="imagenet64, which is of classes, but the teacher"):
+        run_evaluation(teacher, None, recipe, silent)
+    edm = load_teacher(save_tiny_edm(tmp_path / "edm"), CPU)
+    with pytest.raises(EvaluationError, match="coco10k, which is of captions, but the teacher dr"):
+        run_evaluation(edm, None, coco_recipe(tmp_path, tiny_sdxl), silent)
+    recipe = coco_recipe(tmp_path, tiny_sdxl, **{**classes, "classes": 5})
+    with pytest.raises(EvaluationError, match=r"evaluate\.classes is 5, but the teacher has 4 cl"):
+        run_evaluation(edm, None, recipe, silent)

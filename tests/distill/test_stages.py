@@ -12,7 +12,7 @@ from tiny_training import CPU, Trained, silent, tiny_recipe
 
 from distill import trackers
 from distill.data import DataError
-from distill.recipe import Recipe, RecipeError
+from distill.recipe import Recipe, RecipeError, read_recipe
 from distill.run import check_run_folder, distil, evaluate, pick_device, steps_done
 from distill.stats import whole_lines
 from distill.student import load_student
@@ -222,3 +222,17 @@ def test_a_run_that_failed_before_its_first_step_may_change(
     (recipe.run / "stats.jsonl").write_text('{"step": 0}\n')
     with pytest.raises(RecipeError, match=r"begun with another train\.seed;"):
         check_run_folder(other)
+
+
+def test_a_run_keeps_what_it_was_evaluated_by(
+    trained: Trained, tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "judge.py").write_text(JUDGE)
+    settings = "evaluate={judge: judge.py, captions: 2, vague_seeds: 1}"
+    recipe = tiny_recipe(tmp_path, tiny_sdxl, settings)
+    shutil.copytree(trained.student, recipe.run / "student")
+    before = tiny_recipe(tmp_path, tiny_sdxl, "train.seed=3")
+    (recipe.run / "recipe.yaml").write_text(before.resolved(), "utf-8")
+    evaluate(recipe, silent)
+    kept = read_recipe(recipe.run / "recipe.yaml")
+    assert kept == before.model_copy(update={"evaluate": recipe.evaluate})
