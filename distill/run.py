@@ -11,6 +11,7 @@ import yaml
 
 from distill import checkpoint
 from distill.bank import bank_folder, bank_samples, make_bank
+from distill.compiling import check_compiler
 from distill.data import Samples
 from distill.encoding import picture_samples
 from distill.evaluate import run_evaluation
@@ -82,6 +83,8 @@ def check_settings(teacher: Teacher, recipe: Recipe) -> None:
     level_of(teacher, recipe)
     kind_of(recipe.train)
     wanted(recipe)
+    if recipe.train.compile:
+        check_compiler()
     if recipe.student.lora is not None:
         kind: Any = type(teacher.denoiser)
         with torch.device("meta"):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from distill import checkpoint
+from distill.compiling import compile_student
 from distill.data import Samples
 from distill.feature_cache import FeatureCache
 from distill.features import FeatureExtractor
@@ -77,7 +78,7 @@ def run_training(
     if train.checkpointing:
         keep_fewer_activations(teacher.denoiser, student)
     if train.compile:
-        student.compile()
+        compile_student(student)
     model: nn.Module = student
     if processes.count > 1 and train.parallel == "fsdp2":
         shard(student, teacher.device, processes.count)

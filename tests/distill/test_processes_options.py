@@ -28,12 +28,18 @@ WAYS: list[tuple[Callable[[Path], Path], list[str]]] = [
 NAMES = ["edm", "flow", "lora", "checkpointing", "cached"]
 
 
-def trained_by(count: int, folder: Path, teacher: Path, settings: list[str]) -> Recipe:
+def trained_by(
+    count: int,
+    folder: Path,
+    teacher: Path,
+    settings: list[str],
+    body: several.Body = several.train_whole,
+) -> Recipe:
     path = write_recipe_of(folder, teacher, settings)
     if "teacher.guidance_scale=1" in settings:
         (folder / "prompts.txt").write_text("0\n1\n3\n")
     recipe = read_recipe(path)
-    assert run_in(count, several.train_whole, path) == [0] * count, said(recipe, 0)
+    assert run_in(count, body, path) == [0] * count, said(recipe, 0)
     return recipe
 
 
@@ -47,3 +53,18 @@ def test_two_train_the_student_of_one(
     all_of_them = [SETTINGS.replace("PARALLEL", parallel), *settings]
     alone, two = (trained_by(n, tmp_path / str(n), teacher, all_of_them) for n in (1, 2))
     assert farthest(alone, two) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_that_are_compiled_train_the_student_of_one_that_is_not(
+    tmp_path: Path, parallel: str, checkpointing: str
+) -> None:
+    teacher = save_tiny_edm(tmp_path / "teacher")
+    settings = [SETTINGS.replace("PARALLEL", parallel), *EDM]
+    alone = trained_by(1, tmp_path / "1", teacher, settings)
+    settings += ["train.compile=true", f"train.checkpointing={checkpointing}"]
+    two = trained_by(2, tmp_path / "2", teacher, settings, several.train_traced)
+    assert farthest(alone, two) < 1e-5
+    assert "recompile_limit" not in said(two, 0)  # from which on it would run as it is

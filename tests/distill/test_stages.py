@@ -193,6 +193,7 @@ def test_evaluation_takes_the_student_of_the_run_where_there_is_one(
         ("train.optimizer=adamw8bit", r"adamw8bit', which needs bitsandbytes"),
         ("train.trackers=[wandb]", r"train\.trackers names wandb, which is not installed"),
         ("student.lora={rank: 2, targets: [nose]}", r"student\.lora\.targets is nose: "),
+        ("train.compile=true", r"train\.compile is true, .* compiler: there is no nowhere \(CXX"),
         ("drift.pool=3", r"pool is 3, but must divide layer 'down_blocks\.1' of 4x4"),
     ],
 )
@@ -205,6 +206,7 @@ def test_what_is_missing_is_told_before_samples_are_made_and_may_be_mended(
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setattr(trackers, "installed", lambda name: False)
+    monkeypatch.setenv("CXX", "nowhere")
     recipe = tiny_recipe(tmp_path, tiny_sdxl, override)
     with pytest.raises(RecipeError if "pool" not in override else ValueError, match=sentence):
         distil(recipe, silent)
