@@ -16,11 +16,15 @@ ELSEWHERE_S = 1.0  # another gateway may be ready before this one is
 
 @dataclass(eq=False)
 class _Accepted:
-    """A request whose pictures are in work, and when they should be done, by the clock."""
+    """A request whose pictures are in work, and when they should be made, by the clock.
+
+    `after_s` follows once they are made, before it gives its places back.
+    """
 
     pictures: int
     turn: Turn
-    done_at: float
+    made_at: float
+    after_s: float
 
 
 class Admission:
@@ -75,7 +79,7 @@ class Admission:
         self.check_ready()
         self._check_queue(pictures, turn)
         wait_s = self._check_deadline(pictures, deadline_s, turn, after_s)
-        accepted = _Accepted(pictures, turn, self._clock() + wait_s)
+        accepted = _Accepted(pictures, turn, self._clock() + wait_s - after_s, after_s)
         self._hold(accepted)
         try:
             yield wait_s
@@ -150,13 +154,15 @@ class Admission:
         """Seconds that each request still takes.
 
         Its turn may have been overtaken since: then all of the turn are as late as its last one is,
-        and who should be done already is done with the last at the latest.
+        and who should be done already is made with the last at the latest.
         """
         now = self._clock()
         for turn in {one.turn for one in self._accepted}:
             mine = [one for one in self._accepted if one.turn == turn]
             drained_s = self._backend.wait_s(0, turn)
-            late_s = max(0.0, drained_s - max(one.done_at - now for one in mine))
+            behind_s = drained_s - max(one.made_at - now for one in mine)
+            late_s = max(0.0, behind_s) if drained_s > 0 else 0.0  # else all are made
             for one in mine:
-                left_s = one.done_at - now
-                yield (min(drained_s, left_s + late_s) if left_s > 0 else drained_s), one
+                left_s = one.made_at - now + one.after_s
+                last_s = drained_s + one.after_s
+                yield (min(last_s, left_s + late_s) if left_s > 0 else last_s), one

@@ -137,6 +137,22 @@ def test_a_request_that_comes_after_others_is_told_when_the_first_of_them_is_don
         assert refused.value.retry_after_s == pytest.approx(wait_s)
 
 
+def test_places_are_free_only_once_what_follows_the_model_is_done():
+    backend = Simulated()
+    admission = Admission(backend, max_queue=2, clock=lambda: backend.now_s)
+    with ExitStack() as places:
+        for _ in range(2):  # made after 1 and 2 s, encoded 5 s later
+            places.enter_context(admission.admit(1, math.inf, after_s=5.0))
+            backend.infer(1, USUAL, ExitStack())
+        told = []
+        for now_s in (0.0, 3.0, 8.0):
+            backend.pass_s(now_s - backend.now_s)
+            with pytest.raises(QueueFullError) as refused:
+                places.enter_context(admission.admit(1, math.inf, after_s=5.0))
+            told.append(refused.value.retry_after_s)
+    assert told == pytest.approx([6.0, 3.0, 5.0])  # at last only what encoding takes is known
+
+
 def test_a_deadline_is_held_against_the_place_in_the_callers_fair_order():
     gate = Gate(64, told_apart=True)
     gate.let_in(20, turn=Turn("flood"))
