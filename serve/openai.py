@@ -1,6 +1,8 @@
 """OpenAI's Images API under /v1: the same pictures in the shape that its clients read."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -46,7 +48,8 @@ async def generations(request: Request) -> Response:
     with served.used():
         order = _order(body, served.model, gateway.settings)
         note_order(request, served, order)
-        answer = await fill(request, served, identity(order, served.model), order, asker)
+        with _their_names():
+            answer = await fill(request, served, identity(order, served.model), order, asker)
     if answer is None:
         return Response(status_code=CLIENT_CLOSED)
     headers = origin_headers(served.model) | {"Server-Timing": timing(request, answer)}
@@ -90,8 +93,15 @@ def _order(body: ImagesRequest, model: Model, settings: Settings) -> Order:
         format=body.output_format or "png",
         quality=body.output_compression,
     )
-    try:
+    with _their_names():
         return read_order(fields, model, settings)
+
+
+@contextmanager
+def _their_names() -> Iterator[None]:
+    """What is refused by our name of a field is refused by OpenAI's."""
+    try:
+        yield
     except InvalidParametersError as error:
         renamed = (FieldError(NAMES.get(e.name, e.name), e.detail) for e in error.errors)
         raise InvalidParametersError.of(*renamed) from None

@@ -9,7 +9,7 @@ import limits
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from serve.errors import InvalidParametersError, RateLimitedError, SettingsError
+from serve.errors import FieldError, InvalidParametersError, RateLimitedError, SettingsError
 
 MOMENT_S = 1e-3  # after the time at which a limit is met exactly, it is kept
 
@@ -49,10 +49,8 @@ class Rates:
         Raises InvalidParametersError where they are more than the limit itself.
         """
         if pictures > rate.amount:
-            raise InvalidParametersError(
-                f"{pictures} pictures were asked for at once, the key {caller!r} may have "
-                f"{words(rate)}"
-            )
+            detail = f"is {pictures}, the key {caller!r} may have {words(rate)}"
+            raise InvalidParametersError.of(FieldError("num_images", detail))
         if self._limiter.hit(rate, caller, cost=pictures):
             return
         wait_s = self.wait_s(caller, rate, pictures)

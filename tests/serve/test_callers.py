@@ -190,6 +190,20 @@ def test_a_key_that_is_taken_away_is_refused_while_the_gateway_runs(settings, ke
     assert talk(settings.model_copy(update={"keys": path}), scenario) == 200
 
 
+def test_more_pictures_than_a_keys_whole_rate_are_refused_by_the_fields_name(settings, keys):
+    async def scenario(client, backend):
+        headers = bearing(keys[1]["alice"])
+        ours = await client.post("/generate", json=RED | {"num_images": 5}, headers=headers)
+        body = {"prompt": RED["prompt"], "n": 5}
+        theirs = await client.post("/v1/images/generations", json=body, headers=headers)
+        return ours.json(), theirs.json()["error"]
+
+    ours, theirs = talk(settings.model_copy(update={"keys": keys[0]}), scenario)
+    detail = "is 5, the key 'alice' may have 4 pictures per hour"
+    assert ours["errors"] == [{"name": "num_images", "detail": detail}]
+    assert (theirs["param"], theirs["message"]) == ("n", f"n: {detail}")
+
+
 def test_what_was_had_is_not_forgotten_when_the_file_is_read_again(keys):
     path, made = keys
 
