@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from load import Answer, Ask
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from picture import NULL_PICTURE, Shapes
 
 PROMPTS = ("a small red circle on the left", "a blue square", "a large green triangle", "a shape")
+FORMATS = {"null": "raw", "shapes": "png"}
 COUNT = 512  # different requests: more than any server holds at a time, so none is asked twice
 
 
@@ -33,9 +35,11 @@ def digests(model: str, count: int = COUNT) -> list[bytes]:
     return found
 
 
-def asks(model: str, right: list[bytes], triton: bool = False, headers: str = "") -> list[Ask]:
+def asks(
+    model: str, right: list[bytes], triton: bool = False, headers: str = "", format: str = ""
+) -> list[Ask]:
     """The requests with their answers' digests; `headers` are lines that end in CR LF."""
-    write = _to_triton if triton else _to_others
+    write = _to_triton if triton else partial(_to_others, format or FORMATS[model])
     return [
         Ask(write(model, prompt, seed, headers), digest)
         for (prompt, seed), digest in zip(rows(len(right)), right, strict=True)
@@ -47,8 +51,7 @@ def triton_picture(answer: Answer) -> bytes:
     return answer.body[int(answer.headers.get(b"inference-header-content-length", b"0")) :]
 
 
-def _to_others(model: str, prompt: str, seed: int, headers: str) -> bytes:
-    format = "raw" if model == "null" else "png"
+def _to_others(format: str, model: str, prompt: str, seed: int, headers: str) -> bytes:
     return _post("/generate", {"prompt": prompt, "seed": seed, "format": format}, headers)
 
 

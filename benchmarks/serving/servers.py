@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -90,34 +90,41 @@ def all_servers() -> list[Server]:
 
 
 def _triton() -> Server:
-    """The server of `make triton`; its Python back end takes the rest from the peers' packages."""
-    packages = [
-        str(next((environment / "lib").glob("python3.*"), environment) / "site-packages")
-        for environment in (TRITON_ENVIRONMENT, ROOT / ".venv-peers")
-    ]
-    home = Path(packages[0]) / "pytriton" / "tritonserver"
+    """Triton as a peer; its Python back end takes the rest from the peers' packages."""
+    server = triton(PEERS / "triton_alone" / "repository", "--allow-grpc=false")
+    packages = _site_packages(ROOT / ".venv-peers")
+    return replace(server, variables={**server.variables, "PEERS_PATH": f"{PEERS}:{packages}"})
+
+
+def triton(repository: Path, *options: str) -> Server:
+    """The server of `make triton`, asked over HTTP at {port}."""
+    packages = _site_packages(TRITON_ENVIRONMENT)
+    home = packages / "pytriton" / "tritonserver"
     command = (
         str(home / "bin" / "tritonserver"),
-        f"--model-repository={PEERS / 'triton_alone' / 'repository'}",
+        f"--model-repository={repository}",
         f"--backend-directory={home / 'backends'}",
         "--model-control-mode=explicit",
         "--load-model={model}",
         "--http-port={port}",
         "--http-address=127.0.0.1",
-        "--allow-grpc=false",
         "--allow-metrics=false",
         "--allow-gpu-metrics=false",
         "--exit-timeout-secs=3",
         "--disable-auto-complete-config",
+        *options,
     )
     libraries = f"{sys.base_prefix}/lib:{os.environ.get('LD_LIBRARY_PATH', '')}"
     variables = {
         "PATH": f"{TRITON_ENVIRONMENT / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": packages[0],
-        "PEERS_PATH": f"{PEERS}:{packages[1]}",
+        "PYTHONPATH": str(packages),
         "LD_LIBRARY_PATH": libraries.rstrip(":"),
     }
     return Server("Triton", command, variables=variables, triton=True)
+
+
+def _site_packages(environment: Path) -> Path:
+    return next((environment / "lib").glob("python3.*"), environment) / "site-packages"
 
 
 def missing(server: Server) -> str | None:
