@@ -6,9 +6,8 @@
 
 One Triton with the shapes model on ONNX Runtime is asked for the same pictures in four ways that
 take turns: directly over gRPC, directly over HTTP, and through the gateway as raw pixels and as
-PNG. Its own figures are, round by round, the better of the two direct ways. It has one processor
-for itself, and gateway and load generator have the others, as if it were a machine of its own;
-with `--together` all share all processors.
+PNG. It has one processor for itself, and gateway and load generator have the others, as if it were
+a machine of its own; with `--together` all share all processors.
 
 Its queue has no policy (limits of size and time): with one, Triton sometimes leaves a lone request
 lying for half a second, which hides what is measured. `--queue-policy` leaves the config as it is.
@@ -26,6 +25,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import sub, truediv
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,19 +200,23 @@ def _median(values: list[float]) -> str:
 
 
 def verdicts(found: dict[str, Found]) -> list[Verdict]:
-    """Round by round the gateway with raw pixels against the better of the two direct ways."""
-    direct, gateway = [found[name] for name in DIRECT], found[RAW]
-    best = map(max, *(one.rates for one in direct))
-    least_ms = map(min, *(one.alone_ms for one in direct))
-    share = statistics.median(a / b for a, b in zip(gateway.rates, best, strict=True))
-    added = statistics.median(a - b for a, b in zip(gateway.alone_ms, least_ms, strict=True))
+    """The gateway with raw pixels against the direct way beside which it looks worse."""
+    gateway, direct = found[RAW], [found[name] for name in DIRECT]
+    share = min(_median_of(gateway.rates, one.rates, truediv) for one in direct)
+    added_ms = max(_median_of(gateway.alone_ms, one.alone_ms, sub) for one in direct)
+    wrong = sum(one.errors for one in found.values())
     return [
         Verdict("throughput against Triton's own", share, 0.9, "x", at_least=True),
-        Verdict("added at the median, one connection", added, 3, " ms"),
-        Verdict(
-            "answers that are not the right picture", sum(one.errors for one in found.values()), 0
-        ),
+        Verdict("added at the median, one connection", added_ms, 3, " ms"),
+        Verdict("answers that are not the right picture", wrong, 0),
     ]
+
+
+def _median_of(
+    ours: list[float], theirs: list[float], compared: Callable[[float, float], float]
+) -> float:
+    """Of what is found by comparing the two in each round."""
+    return statistics.median(map(compared, ours, theirs))
 
 
 def main() -> int:

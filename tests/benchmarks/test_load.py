@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import numpy as np
 import pytest
@@ -35,6 +35,8 @@ async def server(answer: Answer, keep: int = 10**9):
             head = f"HTTP/1.1 {status} So\r\n{last}Content-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     listening = await asyncio.start_server(talk, "127.0.0.1", 0)
     async with listening:
