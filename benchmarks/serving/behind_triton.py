@@ -35,7 +35,7 @@ from asks import COUNT, asks
 from load import Load, closed_loop
 from measure import CLOSED, cpu_s, errors, latency
 from picture import REPOSITORY
-from servers import ROOT, Running, Server, free_port, missing, running, triton
+from servers import ROOT, TRITON_ENVIRONMENT, Running, Server, free_port, running, triton
 from tensors import digest_of, draw, grpc_ask, grpc_loop, http_ask
 from verdict import Verdict, conclude
 
@@ -147,7 +147,9 @@ def take(way: Way, found: Found, processes: list[psutil.Process], seconds: float
     before = used_s(processes)
     load = uvloop.run(way.closed(found.width, seconds))
     taken = zip(used_s(processes), before, strict=True)
-    found.cost_ms.append(tuple(1e3 * (end - start) / load.good.count for end, start in taken))
+    found.cost_ms.append(
+        tuple(1e3 * (end - start) / max(1, load.good.count) for end, start in taken)
+    )
     alone = uvloop.run(way.closed(1, seconds / 2))
     found.rates.append(load.rate)
     found.alone_ms.append(1e3 * alone.good.percentile_s(50))
@@ -168,7 +170,7 @@ def measured(args: argparse.Namespace) -> dict[str, Found]:
     """The figures of each way; in each round another one begins."""
     with servers(args) as (ways, processes):
         found = {name: Found(*widest(way, args.seconds / 2)) for name, way in ways.items()}
-        rate = SHARE * min(one.trial for one in found.values())
+        rate = max(1.0, SHARE * min(one.trial for one in found.values()))
         order = list(ways)
         for _ in range(args.rounds):
             for name in order:
@@ -227,11 +229,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each loop in a round")
     args = parser.parse_args()
-    reason = missing(triton(REPOSITORY))
-    if reason is None and len(os.sched_getaffinity(0)) < 2 and not args.together:
-        reason = "there is one processor: only --together is possible"
-    if reason:
-        parser.error(reason)
+    if not (TRITON_ENVIRONMENT / "installed").is_file():
+        parser.error("run `make triton`")
+    if len(os.sched_getaffinity(0)) < 2 and not args.together:
+        parser.error("there is one processor: only --together is possible")
     return conclude(verdicts(measured(args)))
 
 
