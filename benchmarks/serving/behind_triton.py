@@ -14,6 +14,7 @@ lying for half a second, which hides what is measured. `--queue-policy` leaves t
 """
 
 import argparse
+import math
 import os
 import shutil
 import statistics
@@ -25,7 +26,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from operator import sub, truediv
+from operator import sub
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,7 +153,7 @@ def take(way: Way, found: Found, processes: list[psutil.Process], seconds: float
     )
     alone = uvloop.run(way.closed(1, seconds / 2))
     found.rates.append(load.rate)
-    found.alone_ms.append(1e3 * alone.good.percentile_s(50))
+    found.alone_ms.append(1e3 * alone.good.percentile_s(50) if alone.good.count else math.inf)
     slowest_s = max(load.good.max_s, alone.good.max_s)
     found.slowest_ms = max(found.slowest_ms, 1e3 * slowest_s)
     found.errors += errors(load) + errors(alone)
@@ -204,7 +205,7 @@ def _median(values: list[float]) -> str:
 def verdicts(found: dict[str, Found]) -> list[Verdict]:
     """The gateway with raw pixels against the direct way beside which it looks worse."""
     gateway, direct = found[RAW], [found[name] for name in DIRECT]
-    share = min(_median_of(gateway.rates, one.rates, truediv) for one in direct)
+    share = min(_median_of(gateway.rates, one.rates, _ratio) for one in direct)
     added_ms = max(_median_of(gateway.alone_ms, one.alone_ms, sub) for one in direct)
     wrong = sum(one.errors for one in found.values())
     return [
@@ -212,6 +213,10 @@ def verdicts(found: dict[str, Found]) -> list[Verdict]:
         Verdict("added at the median, one connection", added_ms, 3, " ms"),
         Verdict("answers that are not the right picture", wrong, 0),
     ]
+
+
+def _ratio(ours: float, theirs: float) -> float:
+    return ours / theirs if theirs else math.inf
 
 
 def _median_of(

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import math
 import re
 
 import grpc
@@ -90,3 +91,11 @@ def test_the_gateway_is_held_round_by_round_against_the_better_direct_way():
     share, added, wrong = verdicts(found)
     assert (share.figure, added.figure) == (0.9, 2)
     assert (share.passed, added.passed, wrong.figure, wrong.passed) == (True, True, 2, False)
+
+
+def test_a_direct_way_that_stalled_is_not_the_better_one_and_a_gateway_that_did_fails():
+    stalled = Found(4, 0.0, rates=[0.0], alone_ms=[math.inf])
+    right = Found(4, 0.0, rates=[50], alone_ms=[10])
+    found = {DIRECT[0]: stalled, DIRECT[1]: right, RAW: Found(4, 0.0, [49], [12]), PNG: right}
+    assert [one.figure for one in verdicts(found)] == [0.98, 2, 0]
+    assert [one.passed for one in verdicts(found | {RAW: stalled})[:2]] == [False, False]
