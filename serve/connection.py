@@ -19,6 +19,9 @@ from serve.stamps import REQUEST_ID_HEADER, new_id
 HEAD_S = 10.0  # from a request's first byte, or a connection's start, to the end of its headers
 HEAD_BYTES = 32_768  # of the request line and the headers
 TAKE_S, TAKE_BYTES = 10.0, 65_536  # so much of an answer has to be taken in this time, or its rest
+# Between two requests: longer than a proxy in front keeps an idle connection (60 s is usual), so
+# that it is the proxy that closes, and never we just as it sends a request.
+IDLE_S = 75.0
 LINGER_S = 1.0  # for a body of which no more is read, so that the client hears why
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
+        self.timeout_keep_alive = IDLE_S  # type: ignore[assignment]
         self._head_timer: asyncio.TimerHandle | None = None
         self._take_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None

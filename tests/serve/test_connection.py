@@ -179,3 +179,19 @@ async def rest(reader: asyncio.StreamReader) -> int:
     except ConnectionResetError:
         pass
     return taken
+
+
+def test_a_connection_that_was_used_stays_open_for_the_next_request_for_a_while(monkeypatch):
+    monkeypatch.setattr(connection, "IDLE_S", 1.0)
+
+    async def scenario(connect, server):
+        reader, writer = await connect()
+        for pause_s in (0.6, 0.0):  # longer than a new connection may say nothing
+            writer.write(b"GET /late HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+            await asyncio.sleep(pause_s)
+        began = asyncio.get_running_loop().time()
+        assert await reader.read() == b""
+        return asyncio.get_running_loop().time() - began
+
+    assert 0.8 < talk(scenario) < 3
