@@ -16,6 +16,7 @@ from triton_gateway import body, gateway, ready_s
 pytestmark = pytest.mark.triton
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
+PATIENT = 80  # pictures, so many that the urgent one comes in time on a slow machine too
 
 
 @pytest.mark.parametrize("pictures", [200, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -56,15 +57,15 @@ def test_an_urgent_picture_overtakes_patient_ones(
 
     with (
         gateway(server.repository, name, server.url, *options) as client,
-        ThreadPoolExecutor(41) as pool,
+        ThreadPoolExecutor(PATIENT + 1) as pool,
     ):
         ready_s(client)
-        asked = [pool.submit(ask, "dan", seed) for seed in range(40)]
+        asked = [pool.submit(ask, "dan", seed) for seed in range(PATIENT)]
         asked[0].result()
-        asked.append(pool.submit(ask, "amy", 100))
+        asked.append(pool.submit(ask, "amy", PATIENT))
         for one in asked:
             one.result()
-    assert done.index("amy") < 30
+    assert done.index("amy") < 0.75 * PATIENT
 
 
 class Collector(BaseHTTPRequestHandler):
