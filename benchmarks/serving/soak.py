@@ -48,6 +48,9 @@ def main() -> int:
                 f"minute {minute + 1}: {memory[-1]:.1f} MB, {descriptors[-1]} descriptors", end=""
             )
             print(f", median {1e3 * load.good.percentile_s(50):.1f} ms", flush=True)
+            if errors(load):
+                said = f"answers {dict(load.statuses)}, {load.wrong} wrong"
+                print(f"{said}, {load.unanswered} without an answer", flush=True)
     settled = memory[min(SETTLED_MIN, len(memory)) - 1]
     growth = 100 * (memory[-1] / settled - 1)
     print(f"{made} pictures, every one checked")
