@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from distill.class_names import CLASSES
 from distill.data import DataError
 from distill.prompts import read_lines
 
 METADATA = "metadata.jsonl"
-CLASSES = "classes.txt"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 

@@ -157,8 +157,10 @@ class Admission:
         and who should be done already is made with the last at the latest.
         """
         now = self._clock()
-        for turn in {one.turn for one in self._accepted}:
-            mine = [one for one in self._accepted if one.turn == turn]
+        of_turn: dict[Turn, list[_Accepted]] = {}
+        for one in self._accepted:
+            of_turn.setdefault(one.turn, []).append(one)
+        for turn, mine in of_turn.items():
             drained_s = self._backend.wait_s(0, turn)
             behind_s = drained_s - max(one.made_at - now for one in mine)
             late_s = max(0.0, behind_s) if drained_s > 0 else 0.0  # else all are made

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 from PIL import Image
+from stock_step import stock_picture
 from tiny_flow import save_tiny_sd3, save_tiny_sd35
 
 from distill.student import save_student
@@ -63,14 +64,7 @@ def test_the_gateway_gives_what_the_student_is_trained_as(made: Made, tmp_path: 
     served = np.asarray(Image.open(io.BytesIO(file.data))).astype(int)
     absent = {} if "input_ids_3" in made.inputs else {"text_encoder_3": None, "tokenizer_3": None}
     pipeline = StableDiffusion3Pipeline.from_pretrained(made.student, **absent)
-    pipeline.set_progress_bar_config(disable=True)
-    stock = pipeline(
-        PROMPT,
-        num_inference_steps=1,
-        guidance_scale=0.0,
-        generator=torch.Generator().manual_seed(SEED),
-    ).images[0]
-    for other in (trained, np.asarray(stock)):
+    for other in (trained, stock_picture(pipeline, PROMPT, SEED)):
         assert np.abs(served - other).max() <= 1
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
+from stock_step import stock_picture
 from tiny import SCHEDULE
 from tiny_sd import save_tiny_sd_student
 
@@ -49,12 +50,5 @@ def test_the_gateway_gives_what_the_student_is_trained_as(tmp_path: Path, predic
         Image.open(io.BytesIO(generate_file(settings, PROMPT, SEED, tmp_path / "a.png").data))
     )
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "student")
-    pipeline.set_progress_bar_config(disable=True)
-    stock = pipeline(
-        PROMPT,
-        num_inference_steps=1,
-        guidance_scale=0.0,
-        generator=torch.Generator().manual_seed(SEED),
-    ).images[0]
-    for other in (trained, np.asarray(stock)):
+    for other in (trained, stock_picture(pipeline, PROMPT, SEED)):
         assert np.abs(served.astype(int) - other).max() <= 1

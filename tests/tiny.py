@@ -6,6 +6,7 @@ so that the UNet's output has unit deviation and pictures use the range without 
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -59,7 +60,7 @@ def one_step_scheduler(timestep: int, prediction_type: str = "epsilon") -> DDIMS
 
 def _pipeline() -> StableDiffusionXLPipeline:
     tokenizer, tokenizer_2 = tiny_tokenizer("<|endoftext|>"), tiny_tokenizer("!")
-    unet, vae = _unet(), _vae()
+    unet, vae = _unet(), vae_of(4, 0.13025)
     _scale(unet, vae)
     return StableDiffusionXLPipeline(
         vae=vae,
@@ -76,7 +77,7 @@ def _pipeline() -> StableDiffusionXLPipeline:
 def tiny_parts() -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL]:
     """A tokenizer, a text encoder and a VAE for a pipeline that has one of each."""
     tokenizer = tiny_tokenizer("<|endoftext|>")
-    return tokenizer, CLIPTextModel(text_config(tokenizer)), _vae()
+    return tokenizer, CLIPTextModel(text_config(tokenizer)), vae_of(4, 0.13025)
 
 
 def tiny_tokenizer(pad_token: str) -> CLIPTokenizer:
@@ -120,7 +121,8 @@ def _unet() -> UNet2DConditionModel:
     )
 
 
-def _vae() -> AutoencoderKL:
+def vae_of(latent_channels: int, scaling_factor: float, **kind: Any) -> AutoencoderKL:
+    """Random weights; 64x64 pictures, eight pixels a latent."""
     return AutoencoderKL(
         sample_size=64,
         block_out_channels=(8, 8, 16, 16),
@@ -128,8 +130,9 @@ def _vae() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
         norm_num_groups=4,
-        latent_channels=4,
-        scaling_factor=0.13025,
+        latent_channels=latent_channels,
+        scaling_factor=scaling_factor,
+        **kind,
     )
 
 

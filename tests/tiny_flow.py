@@ -14,7 +14,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from tiny import PROJECTION, text_config, tiny_tokenizer
+from tiny import PROJECTION, text_config, tiny_tokenizer, vae_of
 from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 WIDTH = 72  # of T5, and so of every token of the prompt
@@ -108,19 +108,8 @@ def _transformer(**kind: object) -> SD3Transformer2DModel:
 
 
 def _vae() -> AutoencoderKL:
-    vae = AutoencoderKL(
-        sample_size=64,
-        block_out_channels=(8, 8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=16,
-        scaling_factor=1.5305,
-        shift_factor=0.0609,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    without = {"use_quant_conv": False, "use_post_quant_conv": False}
+    vae = vae_of(16, 1.5305, shift_factor=0.0609, **without)
     with torch.no_grad():
         picture = vae.decode(torch.randn(4, 16, 8, 8)).sample
         vae.decoder.conv_out.weight.mul_(0.4 / picture.std())

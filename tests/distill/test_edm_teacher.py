@@ -1,6 +1,5 @@
 """A class-conditional EDM as a teacher: formulas, sampler, the student in stock diffusers."""
 
-import json
 import math
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from diffusers import CMStochasticIterativeScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.pipelines.consistency_models import ConsistencyModelPipeline
+from edited import edit
 from tiny_classes import CLASSES, save_tiny_edm
 from tiny_training import CPU, draw, silent, tiny_recipe
 from torch import Tensor
@@ -177,10 +177,6 @@ def test_digests_tell_weights_and_noise_levels_apart(edm: EdmTeacher, tmp_path: 
     assert changed.picture_digest() == edm.picture_digest()
     larger = load_teacher(save_tiny_edm(tmp_path / "larger", sample_size=32), CPU)
     assert larger.picture_digest() != edm.picture_digest()
-
-
-def edit(path: Path, **values: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 @pytest.mark.parametrize(

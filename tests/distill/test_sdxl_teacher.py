@@ -4,11 +4,11 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from edited import edit
 from tiny_training import CPU, PROMPTS, draw
 
 from distill.teachers.opening import load_teacher
@@ -19,10 +19,6 @@ from distill.teachers.teacher import Condition, TeacherError
 @pytest.fixture
 def copy(tiny_sdxl: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_sdxl, tmp_path / "teacher")
-
-
-def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def stock_latents(teacher: SdxlTeacher, prompt: str, seed: int, guidance: float) -> torch.Tensor:

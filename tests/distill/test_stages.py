@@ -172,13 +172,19 @@ def reference(texts, seed):
 """
 
 
+def judged(trained: Trained, tiny_sdxl: Path, folder: Path) -> Recipe:
+    """A recipe that evaluates, whose run has a student."""
+    (folder / "judge.py").write_text(JUDGE)
+    settings = "evaluate={judge: judge.py, captions: 2, vague_seeds: 1}"
+    recipe = tiny_recipe(folder, tiny_sdxl, settings)
+    shutil.copytree(trained.student, recipe.run / "student")
+    return recipe
+
+
 def test_evaluation_takes_the_student_of_the_run_where_there_is_one(
     trained: Trained, tiny_sdxl: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "judge.py").write_text(JUDGE)
-    settings = "evaluate={judge: judge.py, captions: 2, vague_seeds: 1}"
-    recipe = tiny_recipe(tmp_path, tiny_sdxl, settings)
-    shutil.copytree(trained.student, recipe.run / "student")
+    recipe = judged(trained, tiny_sdxl, tmp_path)
     result = evaluate(recipe, silent)
     assert list(result["generators"])[-1] == "student, 1 step"
     for figures in result["generators"].values():
@@ -229,10 +235,7 @@ def test_a_run_that_failed_before_its_first_step_may_change(
 def test_a_run_keeps_what_it_was_evaluated_by(
     trained: Trained, tiny_sdxl: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "judge.py").write_text(JUDGE)
-    settings = "evaluate={judge: judge.py, captions: 2, vague_seeds: 1}"
-    recipe = tiny_recipe(tmp_path, tiny_sdxl, settings)
-    shutil.copytree(trained.student, recipe.run / "student")
+    recipe = judged(trained, tiny_sdxl, tmp_path)
     before = tiny_recipe(tmp_path, tiny_sdxl, "train.seed=3")
     (recipe.run / "recipe.yaml").write_text(before.resolved(), "utf-8")
     evaluate(recipe, silent)

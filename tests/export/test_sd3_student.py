@@ -1,6 +1,5 @@
 """Students of SD 3 and 3.5, with T5 and without: the graph in torch, and what is refused."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from edited import edit
 from safetensors.torch import save_file
 from test_decoder import other_vae, tiny_vae
 from tiny_flow import save_tiny_flow_student, save_tiny_sd3, save_tiny_sd35, t5_tokenizer
@@ -41,10 +41,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def copy(folders: dict[str, Path], tmp_path: Path) -> Path:
     """A student with T5 that a test may change."""
     return shutil.copytree(folders["3"], tmp_path / "copy")
-
-
-def edit(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), **changes}), "utf-8")
 
 
 def gap(cases) -> np.ndarray:

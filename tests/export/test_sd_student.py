@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
+from stock_step import stock_picture
 from tiny import SCHEDULE
 from tiny_sd import save_tiny_sd_student
 
@@ -72,13 +73,7 @@ def test_the_file_draws_the_picture_of_stock_diffusers(version: Path, folder: Pa
     ids = pipeline.tokenizer("a red circle", padding="max_length", return_tensors="np").input_ids
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5)).numpy()
     (drawn,) = open_session(version / "model.onnx", 1)({"input_ids": ids, "noise": noise})
-    stock = pipeline(
-        "a red circle",
-        num_inference_steps=1,
-        guidance_scale=0.0,
-        generator=torch.Generator().manual_seed(5),
-    ).images[0]
-    assert close(np.asarray(stock), drawn)
+    assert close(stock_picture(pipeline, "a red circle", 5), drawn)
 
 
 def test_it_is_verified_and_described(version: Path, folder: Path) -> None:

@@ -1,12 +1,12 @@
 """A student that cannot be exported is refused in one sentence that names what is wrong."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from edited import edit
 
 from export.errors import StudentError
 from export.model.student import Student, load_student
@@ -15,10 +15,6 @@ from export.model.student import Student, load_student
 @pytest.fixture
 def copy(tiny_student: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_student, tmp_path / "student")
-
-
-def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def test_a_whole_student_is_loaded_in_float32_without_gradients(student: Student) -> None:
