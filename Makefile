@@ -1,5 +1,5 @@
 # People, CI and hooks call the same targets. Python 3.11 or newer, git and make are all it needs.
-.PHONY: help test triton bindings check demo model clean
+.PHONY: help test triton bindings options check demo model clean
 .DEFAULT_GOAL := help
 
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
@@ -48,10 +48,23 @@ bindings: $(BINDINGS:%=.venv/tensorrt/%)
 		--target $(@D) $(@F)
 	@touch $@
 
+# The libraries of two options of a recipe, the 8-bit optimiser and W&B, each tested for real (250 MB). They lie
+# apart: in .venv diffusers would import them with every command. What else they need is in .venv.
+OPTIONS := bitsandbytes==0.50.2 wandb==0.31.0 platformdirs==4.14.9
+
+options: .venv/options/installed
+
+.venv/options/installed: | $(STAMP)
+	$(BIN)/pip install --disable-pip-version-check --quiet --only-binary :all: --no-deps \
+		--target $(@D) $(OPTIONS)
+	@touch $@
+
 test: $(STAMP)  ## the tests, with branch coverage; two processes of one thread each
 	@$(MAKE) --no-print-directory triton || echo "no Triton server here: its tests are skipped" >&2
 	@$(MAKE) --no-print-directory --keep-going bindings || \
 		echo "no TensorRT bindings here: what they offer is read from tests/export/bindings" >&2
+	@$(MAKE) --no-print-directory options || \
+		echo "no bitsandbytes or W&B here: the tests that need them are skipped" >&2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" \
 		--cov --cov-branch --cov-fail-under=90
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,13 @@ class CheckpointError(Exception):
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """One safetensors file, copied from any device; OSError or SafetensorError if it fails."""
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    written, seen = {}, set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        memory = here.untyped_storage().data_ptr()
+        written[name] = here.clone() if memory in seen else here  # safetensors takes no sharing
+        seen.add(memory)
+    save_file(written, path)
 
 
 def save(
@@ -210,32 +216,36 @@ def flush(path: Path) -> None:
 def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state_dict as tensors {"0.exp_avg": ...} and JSON; nothing is rounded.
 
+    An entry may hold a mapping of its own, as those of bitsandbytes do: {"0.quant.state1": ...}.
     Tensors inside a parameter group (a learning rate on the device, say) are not supported.
     """
     for group in state["param_groups"]:
         held = [name for name, value in group.items() if isinstance(value, Tensor)]
         assert not held, f"the optimiser's parameter group holds tensors: {held}"
-    tensors = {
-        f"{index}.{name}": value
-        for index, entry in state["state"].items()
-        for name, value in entry.items()
-        if isinstance(value, Tensor)
-    }
-    numbers = {
-        f"{index}.{name}": value
-        for index, entry in state["state"].items()
-        for name, value in entry.items()
-        if not isinstance(value, Tensor)
-    }
+    found = dict(leaves(state["state"]))
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    numbers = {name: value for name, value in found.items() if name not in tensors}
     return tensors, {"param_groups": state["param_groups"], "numbers": numbers}
+
+
+def leaves(entries: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What nested mappings hold, each under its keys with dots between."""
+    for key, value in entries.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def unflatten_optimizer(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Any]:
     """The state_dict that `flatten_optimizer` took apart, for the optimiser's load_state_dict."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *meta["numbers"].items()]:
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        index, *within, name = key.split(".")
+        entry = state.setdefault(int(index), {})
+        for part in within:
+            entry = entry.setdefault(part, {})
+        entry[name] = value
     groups = [
         {name: tuple(v) if name == "betas" else v for name, v in group.items()}
         for group in meta["param_groups"]

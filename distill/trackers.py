@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from accelerate import PartialState  # type: ignore[import-untyped]
 from accelerate.tracking import (  # type: ignore[import-untyped]
     GeneralTracker,
     TensorBoardTracker,
@@ -24,6 +25,7 @@ def open_trackers(recipe: Recipe, start: int) -> list[GeneralTracker]:
     Raises:
         RecipeError: one of them is not installed.
     """
+    PartialState(cpu=recipe.train.device == "cpu")  # which accelerate's trackers log through
     trackers = [open_tracker(name, recipe, start) for name in wanted(recipe)]
     for tracker in trackers:
         tracker.start()
@@ -47,7 +49,7 @@ def installed(name: str) -> bool:
 
 
 def open_tracker(name: str, recipe: Recipe, start: int) -> GeneralTracker:
-    """One tracker, which forgets what it was told from step `start` on."""
+    """One tracker. What it was told from step `start` on TensorBoard forgets; W&B keeps."""
     if name == "tensorboard":
         return TensorBoardTracker("tensorboard", recipe.run, purge_step=start)
     return WandBTracker(

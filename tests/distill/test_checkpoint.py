@@ -278,3 +278,16 @@ def test_numbers_in_the_state_are_kept_and_tensors_in_groups_refused() -> None:
     assert checkpoint.unflatten_optimizer(tensors, meta)["state"][0]["step"] == 3
     with pytest.raises(AssertionError, match=r"holds tensors: \['lr'\]"):
         checkpoint.flatten_optimizer({"state": {}, "param_groups": [{"lr": torch.ones(())}]})
+
+
+def test_an_entry_may_hold_a_mapping_and_one_tensor_may_belong_to_several(tmp_path: Path) -> None:
+    levels = torch.linspace(-1, 1, 5)  # as bitsandbytes keeps its state
+    entry = {"step": 2, "quant": {"state1": torch.ones(3, dtype=torch.uint8), "levels": levels}}
+    given = {"state": {0: entry, 1: {"quant": {"levels": levels}}}, "param_groups": []}
+    tensors, meta = checkpoint.flatten_optimizer(given)
+    path = checkpoint.save(tmp_path, 2, {"optimizer": tensors}, meta)
+    loaded, loaded_meta = checkpoint.load(path)
+    state = checkpoint.unflatten_optimizer(loaded["optimizer"], loaded_meta)["state"]
+    assert state[0]["step"] == 2
+    assert torch.equal(state[0]["quant"]["state1"], entry["quant"]["state1"])
+    assert all(torch.equal(state[index]["quant"]["levels"], levels) for index in (0, 1))
