@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distill.data import DataError
-from distill.prompts import read_prompts
+from distill.prompts import every_prompt
 from distill.recipe import Evaluate
 
 NEIGHBOUR_IMAGES = 10_000  # precision and recall compare every pair: no more of each kind
@@ -53,18 +53,20 @@ def preset_of(settings: Evaluate) -> Preset:
 def texts_of(settings: Evaluate, preset: Preset) -> Sequence[str]:
     """What picture i is of: classes in turn, so that any first part holds all alike, or captions.
 
+    A caption that comes twice is drawn twice: COCO has such, and the protocol counts captions.
+
     DataError: the file of captions is missing, broken, or has too few.
     """
     if preset.classes is not None:
         return [str(i % preset.classes) for i in range(preset.images)]
     assert settings.prompts is not None, "the recipe's validation asks for it"
     try:
-        prompts = read_prompts(settings.prompts)
+        prompts = every_prompt(settings.prompts)
     except DataError as error:
         raise DataError(str(error).replace("positives.prompts", "evaluate.prompts", 1)) from None
     if len(prompts) < preset.images:
         raise DataError(
-            f"evaluate.prompts: {settings.prompts} has {len(prompts)} different captions;"
+            f"evaluate.prompts: {settings.prompts} has {len(prompts)} captions;"
             f" {preset.images} are asked for (evaluate.images)"
         )
     return prompts[: preset.images]
