@@ -1,7 +1,7 @@
 """Published protocols of evaluation: how many pictures, of what, at which size, by which filter.
 
 imagenet64  50,000 pictures, 50 of each of 1,000 classes, against the statistics of the real ones;
-            the network resizes by itself (EDM, arXiv 2206.00364)
+            the network resizes by itself (EDM, arXiv 2206.00364; classes in turn as DMD2)
 coco10k     10,000 captions of COCO-2014, a picture each: the square in the middle by Lanczos to
             512 px, then as clean-fid resizes; patch FID on the 299 px in the middle of the picture
             at its full size; CLIP score at 256 px (DMD2, arXiv 2405.14867)
