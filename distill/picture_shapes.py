@@ -16,10 +16,13 @@ def cut_square(picture: Image.Image) -> Image.Image:
 
 
 def cut_middle(picture: Image.Image, side_px: int) -> Image.Image:
-    """The middle of side_px x side_px pixels, not resized; the whole where one side is shorter."""
+    """The middle of side_px x side_px pixels, not resized; the whole where one side is shorter.
+
+    A middle between two pixels is rounded to an even margin, as torchvision's crops are.
+    """
     if picture.size == (side_px, side_px) or min(picture.size) < side_px:
         return picture
-    left, top = (picture.width - side_px) // 2, (picture.height - side_px) // 2
+    left, top = (round((side - side_px) / 2) for side in picture.size)
     return picture.crop((left, top, left + side_px, top + side_px))
 
 

@@ -1,7 +1,8 @@
 """Pictures from files or bytes, cut to a square and resized: uint8 [H, W, 3] -> [3, H, W].
 
 How a picture is made small decides what its statistics are, so the way is a setting: `lanczos` for
-captioned pictures, `adm` for ImageNet as ADM (arXiv 2105.05233) and EDM prepared it.
+captioned pictures and ImageNet as EDM (arXiv 2206.00364) prepared it, `adm` for ImageNet as ADM did
+(arXiv 2105.05233).
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ def unit_range(pictures: Tensor) -> Tensor:
 
 
 def lanczos(image: Image.Image, size_px: int) -> Image.Image:
-    """The middle square, resized in one step."""
+    """The middle square, resized in one step; the filter sees nothing of what was cut off."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return image.resize((size_px, size_px), Image.Resampling.LANCZOS, box=box)
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size_px, size_px), Image.Resampling.LANCZOS)
 
 
 def adm(image: Image.Image, size_px: int) -> Image.Image:

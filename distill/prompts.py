@@ -34,11 +34,19 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
     DataError names the file, the line and what is wrong.
     """
+    return tuple(dict.fromkeys(every_prompt(path)))
+
+
+def every_prompt(path: Path) -> list[str]:
+    """The prompts of a file in its order, repeated ones too, blank ones left out.
+
+    DataError names the file, the line and what is wrong.
+    """
     if not path.is_file():
         raise DataError(f"positives.prompts: {path} does not exist")
     found = reader(path)(path)
     stripped = (" ".join(prompt.splitlines()).strip() for prompt in found)
-    prompts = tuple(dict.fromkeys(prompt for prompt in stripped if prompt))
+    prompts = [prompt for prompt in stripped if prompt]
     if not prompts:
         raise DataError(f"positives.prompts: {path} is empty, so the prompt bank would be too")
     return prompts

@@ -124,7 +124,7 @@ class Positives(Section):
     )
     dataset: Dataset | None = Field(None, description="images: a data set instead of a folder")
     resize: Literal["lanczos", "adm"] = Field(
-        "lanczos", description="how images become squares; adm: as ADM and EDM made ImageNet's"
+        "lanczos", description="how images become squares: as EDM or as ADM made ImageNet's"
     )
     prompts: Path | None = Field(
         None, description="teacher: prompts, a text file (one a line), .jsonl or .parquet"

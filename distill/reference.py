@@ -46,19 +46,29 @@ def reference_of(
     """
     settings = recipe.evaluate
     assert settings is not None, "the recipe has no evaluate section"
+    published = None
+    if settings.reference is not None:
+        published = statistics_for(inception, settings.reference, preset)
     own = real_statistics(recipe, settings.real, preset, inception, report)
-    if settings.reference is None:
-        assert own is not None, "the recipe's validation asks for one of them"
-        return own
-    published = read_statistics(settings.reference)
     if own is None:
+        assert published is not None, "the recipe's validation asks for one of them"
         return Statistics(published)
-    if published.mean.shape != own.whole.mean.shape:
+    return own if published is None else Statistics(published, own.patch, own.rows)
+
+
+def statistics_for(inception: Inception, path: Path, preset: Preset) -> Gaussian:
+    """A file's statistics, once a black picture has told how many features the network gives.
+
+    DataError: the file is missing or broken, or of another network. NetworkError: it gives none.
+    """
+    published, side = read_statistics(path), preset.network_px or preset.size_px
+    D = inception(torch.zeros(1, side, side, 3, dtype=torch.uint8)).shape[1]
+    if len(published.mean) != D:
         raise DataError(
-            f"evaluate.reference: {settings.reference} has {len(published.mean)} features, the"
-            f" network of evaluate.inception {len(own.whole.mean)}"
+            f"evaluate.reference: {path} has {len(published.mean)} features, the network of"
+            f" evaluate.inception {D}"
         )
-    return Statistics(published, own.patch, own.rows)
+    return published
 
 
 def read_statistics(path: Path) -> Gaussian:

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distill.data import DataError
 from distill.feature_networks import load_inception
 from distill.fidelity import gaussian_distance
 from distill.presets import preset_of
 from distill.recipe import Recipe, RecipeError
-from distill.reference import loader_at, picture_files, read_statistics, tallied
+from distill.reference import loader_at, picture_files, statistics_for, tallied
 from distill.run import pick_device
 from distill.stats import write_whole
 from distill.tally import Tally
@@ -43,18 +42,13 @@ def check_reference(recipe: Recipe, report: Report = print) -> dict[str, Any]:
     if settings is None or settings.preset is None or settings.reference is None:
         raise RecipeError("the check needs evaluate.preset and evaluate.reference (an .npz)")
     folder = real_folder(recipe)
-    reference = read_statistics(settings.reference)
     device = pick_device(recipe.train.device)
     inception, preset = load_inception(settings.inception, device), preset_of(settings)
+    reference = statistics_for(inception, settings.reference, preset)
     size_px = load_teacher(recipe.teacher.model, device, recipe.teacher.config).size_px
     tally = Tally(inception, None, preset)
     paths = picture_files(folder)[: preset.images]
     found = tallied(paths, loader_at(recipe, size_px), settings.batch, tally, report).whole
-    if found.mean.shape != reference.mean.shape:
-        raise DataError(
-            f"evaluate.reference: {settings.reference} has {len(reference.mean)} features, the"
-            f" network of evaluate.inception {len(found.mean)}"
-        )
     fid = gaussian_distance(found, reference)
     result = {"fid": fid, "images": tally.count, "alike": fid <= ALIKE}
     recipe.run.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from distill.teachers.teacher import (
     unit_noise,
 )
 
-STEPS = 18  # of Heun's method, as EDM samples ImageNet-64 (table 2)
+STEPS = 18  # of Heun's method, what EDM's own sampler takes unless told otherwise
 
 
 class EdmTeacher:

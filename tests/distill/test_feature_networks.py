@@ -52,6 +52,15 @@ def test_a_network_that_is_missing_or_no_torchscript_is_named(tmp_path: Path) ->
         load_inception(path, CPU)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_alone_are_no_torchscript(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "pt_inception.pth"
+    weights = tiny_inception().state_dict()
+    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(NetworkError, match=r"pt_inception\.pth is no TorchScript"):
+        load_inception(path, CPU)
+
+
 @pytest.mark.parametrize(
     ("network", "sentence"),
     [

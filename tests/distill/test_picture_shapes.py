@@ -15,7 +15,8 @@ def numbered(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("size", "corner"), [((10, 4), (3, 0)), ((5, 9), (0, 2)), ((6, 6), (0, 0))]
+    ("size", "corner"),
+    [((10, 4), (3, 0)), ((5, 9), (0, 2)), ((6, 6), (0, 0)), ((9, 4), (2, 0)), ((4, 11), (0, 4))],
 )
 def test_the_square_lies_in_the_middle(size: tuple[int, int], corner: tuple[int, int]) -> None:
     square = cut_square(numbered(*size))

@@ -48,6 +48,15 @@ def test_a_picture_of_another_size_and_mode_is_made_to_fit(tmp_path: Path, way: 
     assert torch.equal(picture, torch.full((3, 4, 4), 255, dtype=torch.uint8))
 
 
+def test_lanczos_sees_the_middle_square_alone(tmp_path: Path) -> None:
+    pixels = noise(39, 54)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    square = np.ascontiguousarray(pixels[:, (54 - 39) // 2 : (54 + 39) // 2])
+    expected = Image.fromarray(square).resize((8, 8), Image.Resampling.LANCZOS)
+    picture = read_picture(tmp_path / "a.png", 8, "lanczos").permute(1, 2, 0)
+    assert np.array_equal(picture, expected)
+
+
 def test_adm_halves_by_the_mean_of_two_by_two(tmp_path: Path) -> None:
     pixels = noise(16, 16)
     Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -175,13 +175,21 @@ def test_the_protocols_are_the_published_ones() -> None:
     assert (coco.images, coco.size_px, coco.patch_px, coco.classes) == (10_000, 512, 299, None)
 
 
+def test_a_caption_that_comes_twice_is_drawn_twice(tmp_path: Path, tiny_sdxl: Path) -> None:
+    settings = coco_recipe(tmp_path, tiny_sdxl, images=6).evaluate
+    assert settings is not None
+    captions = ["red", "blue", "red", "green", "red", "blue"]
+    (tmp_path / "captions.txt").write_text("\n".join([*captions, "", "grey"]))
+    assert texts_of(settings, preset_of(settings)) == captions
+
+
 def test_captions_that_are_missing_or_too_few_are_named(tmp_path: Path, tiny_sdxl: Path) -> None:
     def texts(**changes: object) -> object:
         settings = coco_recipe(tmp_path, tiny_sdxl, **changes).evaluate
         assert settings is not None
         return texts_of(settings, preset_of(settings))
 
-    with pytest.raises(DataError, match=r"has 8 different captions; 9 are asked for \(evaluate"):
+    with pytest.raises(DataError, match=r"has 8 captions; 9 are asked for \(evaluate"):
         texts(images=9)
     with pytest.raises(DataError, match=r"evaluate\.prompts: .*no\.txt does not exist"):
         texts(prompts="no.txt")

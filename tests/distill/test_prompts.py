@@ -10,7 +10,7 @@ import pytest
 from tiny_training import silent
 
 from distill.data import DataError
-from distill.prompts import fitting, load_library, read_prompts, truncated
+from distill.prompts import every_prompt, fitting, load_library, read_prompts, truncated
 from distill.teachers.sdxl import SdxlTeacher
 
 LONG = "q" * 90
@@ -25,6 +25,7 @@ def written(path: Path, *lines: object) -> Path:
 def test_prompts_are_lines_without_blanks_and_repetitions(tmp_path: Path) -> None:
     path = written(tmp_path / "prompts.txt", "  a red circle ", "", "blue", "a red circle")
     assert read_prompts(path) == ("a red circle", "blue")
+    assert every_prompt(path) == ["a red circle", "blue", "a red circle"]
 
 
 def test_prompts_of_objects_may_have_any_of_the_names(tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def test_imagenet64_has_the_settings_of_the_paper() -> None:
     assert (train.ema_decay, train.precision) == (0.0, "bf16")
 
 
+def test_imagenet64_reads_pictures_as_those_of_its_teacher_and_statistics_were_made() -> None:
+    recipe = read_recipe(RECIPES / "imagenet64.yaml")
+    assert recipe.teacher.model.name == "edm-imagenet64"
+    assert recipe.positives.resize == "lanczos"  # EDM's dataset tool; its -baseline.npz is ADM's
+    assert recipe.evaluate is not None
+    assert recipe.evaluate.reference is not None
+    assert recipe.evaluate.reference.name == "imagenet-64x64.npz"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "fits"), [("sdxl", "8"), ("imagenet64", "4")])
 def test_the_budget_of_the_full_size(name: str, fits: str) -> None:

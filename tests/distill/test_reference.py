@@ -131,11 +131,15 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> Non
         read_statistics(tmp_path / "none")
 
 
-def test_statistics_of_another_network_are_refused(tmp_path: Path, tiny_sdxl: Path) -> None:
+@pytest.mark.parametrize("real", ["real", None])
+def test_statistics_of_another_network_are_refused_before_any_picture_is_looked_at(
+    tmp_path: Path, tiny_sdxl: Path, real: str | None
+) -> None:
     np.savez(tmp_path / "wide.npz", mu=np.zeros(9), sigma=np.eye(9))
-    recipe = coco_recipe(tmp_path, tiny_sdxl, reference="wide.npz")
+    recipe = coco_recipe(tmp_path, tiny_sdxl, reference="wide.npz", real=real)
     with pytest.raises(DataError, match=r"wide\.npz has 9 features, the network .* 6"):
         reference(recipe)
+    assert not (recipe.run / KEPT).exists()
 
 
 def test_files_are_mixed_the_same_way_each_time_and_names_count(tmp_path: Path) -> None:
