@@ -1,4 +1,6 @@
-"""What is written twice on purpose must say the same: the one step's formula, and the noise."""
+"""What is written twice on purpose must say the same: formula, noise, which files are read."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from tiny import one_step_scheduler
 
 from distill.noise import PREDICTION_TYPES, NoiseSchedule
+from distill.teachers import variant as teachers
 from export.model import one_step as exported
+from export.model import weights as students
 from export.model.scheduler import read_one_step
 from serve import noise as served
 
@@ -59,3 +63,28 @@ def test_the_stock_pipeline_starts_from_that_noise_unscaled(tiny_student) -> Non
         1, 4, 64, 64, torch.float32, torch.device("cpu"), generator, None
     )
     np.testing.assert_allclose(latents[0].numpy(), served.draw(5, (4, 8, 8)), atol=5e-7, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("names", "variant"),
+    [
+        (["model.safetensors"], None),
+        (["model.safetensors", "model.fp16.safetensors"], None),
+        (["model.fp16.safetensors", "config.json", "model.onnx"], "fp16"),
+        (["diffusion_pytorch_model.bf16.safetensors"], "bf16"),
+        (["model.bf16.safetensors", "model.fp16.safetensors"], "fp16"),
+        (["diffusion_pytorch_model-00001-of-00002.safetensors"], None),
+        (["model.fp16-00001-of-00002.safetensors", "model.safetensors.index.fp16.json"], "fp16"),
+        (["diffusion_pytorch_model-00001-of-00002.fp16.safetensors"], "fp16"),
+        (["diffusion_pytorch_model.non_ema.safetensors"], None),
+        (["sdxl_vae.safetensors", "diffusion_pytorch_model.fp16.safetensors"], "fp16"),
+        ([], None),
+    ],
+)
+def test_teachers_and_students_are_read_from_the_same_files(
+    tmp_path: Path, names: list[str], variant: str | None
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert students.variant_of(tmp_path) == variant
+    assert teachers.variant_of(tmp_path.parent, [tmp_path.name]) == variant

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from distill.teachers.sd import SdTeacher
 from distill.teachers.sdxl import SdxlTeacher
 from distill.teachers.single_file import pipeline_of, read_names, read_parts
 from distill.teachers.teacher import Teacher, TeacherError, check_parts, first_line
+from distill.teachers.variant import variant_of
 
 EDM_PARTS = ("unet", "scheduler")
 SD_PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
@@ -51,7 +53,7 @@ T5_PARTS = ("tokenizer_3", "text_encoder_3")
 def open_sdxl(folder: Path, device: torch.device, **parts: nn.Module) -> SdxlTeacher:
     """A `StableDiffusionXLPipeline` directory, with `parts` in the place of its own."""
     check_parts(folder, SDXL_PARTS)
-    found = pipeline(StableDiffusionXLPipeline, folder, add_watermarker=False, **parts)
+    found = pipeline(StableDiffusionXLPipeline, folder, SDXL_PARTS, add_watermarker=False, **parts)
     return SdxlTeacher(found, device)
 
 
@@ -59,13 +61,14 @@ def open_sd(folder: Path, device: torch.device, **parts: nn.Module) -> SdTeacher
     """A `StableDiffusionPipeline` directory, with `parts` in the place of its own."""
     check_parts(folder, SD_PARTS)
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return SdTeacher(pipeline(StableDiffusionPipeline, folder, **unused, **parts), device)
+    found = pipeline(StableDiffusionPipeline, folder, SD_PARTS, **unused, **parts)
+    return SdTeacher(found, device)
 
 
 def open_edm(folder: Path, device: torch.device) -> EdmTeacher:
     """A `ConsistencyModelPipeline` directory: a class-conditional EDM, and its classes' names."""
     check_parts(folder, EDM_PARTS)
-    teacher = EdmTeacher(pipeline(ConsistencyModelPipeline, folder), device)
+    teacher = EdmTeacher(pipeline(ConsistencyModelPipeline, folder, EDM_PARTS), device)
     teacher.class_names = names_beside(folder, teacher.classes)
     return teacher
 
@@ -74,15 +77,22 @@ def open_flow(folder: Path, device: torch.device) -> FlowTeacher:
     """A `StableDiffusion3Pipeline` directory, with its T5 or without."""
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     named = [part for part in T5_PARTS if (index.get(part) or [None])[0]]
-    check_parts(folder, (*SD3_PARTS, *named))
+    parts = (*SD3_PARTS, *named)
+    check_parts(folder, parts)
     unused = {part: None for part in T5_PARTS if part not in named}
     unused |= {"image_encoder": None, "feature_extractor": None}
-    return FlowTeacher(pipeline(StableDiffusion3Pipeline, folder, **unused), device)
+    return FlowTeacher(pipeline(StableDiffusion3Pipeline, folder, parts, **unused), device)
 
 
-def pipeline(kind: Any, folder: Path, **options: object) -> Any:
-    """A stock pipeline in float32, from its directory alone."""
-    return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **options)
+def pipeline(kind: Any, folder: Path, parts: Sequence[str], **options: object) -> Any:
+    """A stock pipeline in float32, from its directory alone but for parts that `options` bring."""
+    return kind.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        variant=variant_of(folder, [part for part in parts if part not in options]),
+        local_files_only=True,
+        **options,
+    )
 
 
 # Pipeline class, as model_index.json names it -> what opens it.
@@ -121,6 +131,11 @@ def load_teacher(model: Path, device: torch.device, config: Path | None = None) 
         return opener(model, device)
     except TeacherError:
         raise
+    except pickle.UnpicklingError as error:
+        raise TeacherError(
+            f"teacher.model: {model} cannot be opened: a pickle in it holds more than weights, and"
+            " is not opened further, since that runs its code; use safetensors"
+        ) from error
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise TeacherError(
             f"teacher.model: {model} cannot be opened: {first_line(error)}"

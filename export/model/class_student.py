@@ -14,6 +14,7 @@ from export.errors import StudentError
 from export.model.consistency import looks_like_a_teacher, read_consistency_step
 from export.model.foreign import Source, loading_reasons
 from export.model.one_step import OneStep
+from export.model.weights import variant_of
 
 PIPELINE = "ConsistencyModelPipeline"
 PARTS = ("unet", "scheduler")
@@ -41,9 +42,14 @@ def load_class_student(source: Source) -> ClassStudent:
     """Load the directory that `source` names; `StudentError` says what does not fit."""
     folder = source.model
     _check_source(source)
+    variant = variant_of(folder / "unet")
     with loading_reasons(folder):
         pipeline = ConsistencyModelPipeline.from_pretrained(
-            folder, dtype=source.dtype, local_files_only=True, use_safetensors=True
+            folder,
+            dtype=source.dtype,
+            variant=variant,
+            local_files_only=True,
+            use_safetensors=True,
         )
     config = pipeline.unet.config
     _check_network(config)

@@ -27,6 +27,7 @@ from export.model.checkpoint import (
 )
 from export.model.families import FAMILIES, SDXL, UNETS, Family, family_in, family_of
 from export.model.lora import fuse
+from export.model.weights import variant_of
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,14 @@ def _from_directory(source: Source) -> Opened:
             f"directory that diffusers saved, the directory of a UNet, or a safetensors file"
         )
     base = _base(source, "a UNet", UNETS)
+    variant = variant_of(folder)
     with loading_reasons(folder):
         unet = UNet2DConditionModel.from_pretrained(
-            folder, dtype=source.dtype, local_files_only=True, use_safetensors=True
+            folder,
+            dtype=source.dtype,
+            variant=variant,
+            local_files_only=True,
+            use_safetensors=True,
         )
     return Opened(_whole(base, source, unet=unet), base)
 
@@ -122,9 +128,11 @@ def _whole(folder: Path, source: Source, **parts: Any) -> Any:
             f"--one-step is {str(source.one_step)!r}, but {folder} holds a {family.name}, whose "
             f"own scheduler says its step; leave --one-step out"
         )
+    variant = variant_of(*(folder / part for part in family.weighted if part not in parts))
     with loading_reasons(folder):
         return family.pipeline.from_pretrained(
             folder,
+            variant=variant,
             **parts,
             **family.options,
             dtype={"default": source.dtype, "vae": source.vae_dtype},
