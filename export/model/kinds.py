@@ -42,6 +42,7 @@ KINDS = {
     "lcm": Recipe("lcm", "LCMScheduler", EPSILON, guidance_scale=8.0),
 }
 HYPER_LORA = Recipe("hyper", "TCDScheduler", EPSILON)
+DMD2_SD = Recipe("dmd2", "LCMScheduler", EPSILON, timestep=999)
 
 
 def named(kind: str, lora: bool) -> Recipe:
@@ -51,6 +52,11 @@ def named(kind: str, lora: bool) -> Recipe:
             f"--one-step is {kind!r}; allowed are {', '.join(KINDS)}, or the path of a YAML file"
         )
     return HYPER_LORA if lora and kind == "hyper" else KINDS[kind]
+
+
+def on_pipeline(recipe: Recipe, pipeline: str) -> Recipe:
+    """DMD2 labels its noise 399 in SDXL alone; in SD 1.5 it is the schedule's end."""
+    return DMD2_SD if recipe is KINDS["dmd2"] and pipeline == "StableDiffusionPipeline" else recipe
 
 
 def is_file(one_step: str | Path) -> bool:

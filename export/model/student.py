@@ -8,7 +8,7 @@ from export.errors import StudentError
 from export.model.families import Family, family_of, shift_fault
 from export.model.flow import read_flow_step
 from export.model.foreign import Opened, Source, open_pipeline
-from export.model.kinds import Recipe, is_file, named
+from export.model.kinds import Recipe, is_file, named, on_pipeline
 from export.model.looks import named_otherwise, same_as_base, scheduled_otherwise
 from export.model.one_step import OneStep
 from export.model.scheduler import prescribed, read_one_step, recognise
@@ -77,6 +77,8 @@ def _unet_step(
 ) -> tuple[OneStep, Recipe, list[str]]:
     """The step of a UNet whose schedule has alphas, and the notes on whose it looks like."""
     pipeline = opened.pipeline
+    if chosen is not None:
+        chosen = on_pipeline(chosen, family_of(pipeline).name)
     recipe = _guided(
         chosen or recognise(pipeline.scheduler), pipeline.unet.config.time_cond_proj_dim
     )

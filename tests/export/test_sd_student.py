@@ -21,7 +21,8 @@ from export.gate.verify import draw_cases
 from export.graph.precision import Precision
 from export.graph.sd_module import SdGraph
 from export.model.foreign import Source
-from export.model.student import load_student
+from export.model.one_step import clean_latent
+from export.model.student import load_model, load_student
 from export.options import Options
 from export.repository.describe import describe
 from export.repository.manifest import check_version
@@ -124,6 +125,27 @@ def test_anybodys_one_step_of_the_family_is_named(tmp_path: Path) -> None:
     task = open_task(Source(tmp_path, "turbo"))
     cases = draw_cases(task, task.signature(()), rows=2)
     assert close(cases.torch_pictures, cases.stock_pictures)
+
+
+def test_dmd2_labels_its_noise_by_the_schedules_end(tmp_path: Path) -> None:
+    """SD 1.5 by DMD2's own evaluation, without a scheduler: x0 = (z - sqrt(1-ᾱ) ε) / sqrt(ᾱ)."""
+    base = save_tiny_sd_student(tmp_path, 999)
+    student = load_model(Source(base / "unet", "dmd2", base))
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    text = torch.randn(1, 77, 32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        F = student.pipeline.unet(z, 999, text).sample
+    alpha = DDIMScheduler(**SCHEDULE).alphas_cumprod[999]
+    wanted = (z - (1 - alpha).sqrt() * F) / alpha.sqrt()
+    assert (student.step.kind, student.step.timestep) == ("dmd2", 999)
+    torch.testing.assert_close(clean_latent(z, F, student.step), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_of_ones_own_keeps_its_timestep(folder: Path, tmp_path: Path) -> None:
+    text = "scheduler: lcm\ntimestep: 399\nprediction_type: epsilon\n"
+    (tmp_path / "dmd2.yaml").write_text(text)
+    student = load_model(Source(folder / "unet", tmp_path / "dmd2.yaml", folder))
+    assert (student.step.kind, student.step.timestep) == ("dmd2", 399)
 
 
 @pytest.mark.parametrize(
