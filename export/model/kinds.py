@@ -42,6 +42,7 @@ KINDS = {
     "lcm": Recipe("lcm", "LCMScheduler", EPSILON, guidance_scale=8.0),
 }
 HYPER_LORA = Recipe("hyper", "TCDScheduler", EPSILON)
+TURBO_SD = Recipe("turbo", "EulerDiscreteScheduler", {**TRAILING, **EPSILON})
 DMD2_SD = Recipe("dmd2", "LCMScheduler", EPSILON, timestep=999)
 
 
@@ -57,6 +58,15 @@ def named(kind: str, lora: bool) -> Recipe:
 def on_pipeline(recipe: Recipe, pipeline: str) -> Recipe:
     """DMD2 labels its noise 399 in SDXL alone; in SD 1.5 it is the schedule's end."""
     return DMD2_SD if recipe is KINDS["dmd2"] and pipeline == "StableDiffusionPipeline" else recipe
+
+
+def said(pipeline: str) -> tuple[Recipe, ...]:
+    """Those that a published scheduler config says alone, on a pipeline of this class.
+
+    SD-Turbo's is Euler without the ancestral noise, as SDXL-Lightning's of several steps is.
+    """
+    known = KINDS["turbo"], KINDS["lightning"]
+    return (*known, TURBO_SD) if pipeline == "StableDiffusionPipeline" else known
 
 
 def is_file(one_step: str | Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import diffusers
 
 from export.errors import StudentError
-from export.model.kinds import KINDS, OURS, Recipe
+from export.model.kinds import KINDS, OURS, Recipe, said
 from export.model.one_step import (
     PREDICTION_TYPES,
     Coefficients,
@@ -53,13 +53,12 @@ def prescribed(recipe: Recipe, scheduler: Any) -> Any:
     return kind.from_config({**config, **recipe.settings})
 
 
-def recognise(scheduler: Any) -> Recipe:
-    """Our own recipe, SDXL-Turbo's or SDXL-Lightning's, if the pipeline's scheduler says so."""
+def recognise(scheduler: Any, pipeline: str = "StableDiffusionXLPipeline") -> Recipe:
+    """Our own recipe, Turbo's or SDXL-Lightning's, if the scheduler of such a pipeline says so."""
     name, config = type(scheduler).__name__, scheduler.config
     if name == "DDIMScheduler":
         return Recipe(OURS, name)
-    for kind in ("turbo", "lightning"):
-        recipe = KINDS[kind]
+    for recipe in said(pipeline):
         if name == recipe.scheduler and recipe.settings.items() <= config.items():
             return recipe
     raise StudentError(

@@ -76,11 +76,12 @@ def _unet_step(
     source: Source, chosen: Recipe | None, opened: Opened
 ) -> tuple[OneStep, Recipe, list[str]]:
     """The step of a UNet whose schedule has alphas, and the notes on whose it looks like."""
-    pipeline = opened.pipeline
+    pipeline, family = opened.pipeline, family_of(opened.pipeline)
     if chosen is not None:
-        chosen = on_pipeline(chosen, family_of(pipeline).name)
+        chosen = on_pipeline(chosen, family.name)
     recipe = _guided(
-        chosen or recognise(pipeline.scheduler), pipeline.unet.config.time_cond_proj_dim
+        chosen or recognise(pipeline.scheduler, family.name),
+        pipeline.unet.config.time_cond_proj_dim,
     )
     notes = [
         *named_otherwise(source.model, recipe.kind),
@@ -89,7 +90,7 @@ def _unet_step(
     ]
     if chosen is not None:
         pipeline.scheduler = prescribed(chosen, pipeline.scheduler)
-    return read_one_step(pipeline.scheduler, recipe, family_of(pipeline).spacing), recipe, notes
+    return read_one_step(pipeline.scheduler, recipe, family.spacing), recipe, notes
 
 
 def _chosen(source: Source) -> Recipe | None:

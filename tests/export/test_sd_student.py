@@ -22,6 +22,7 @@ from export.graph.precision import Precision
 from export.graph.sd_module import SdGraph
 from export.model.foreign import Source
 from export.model.one_step import clean_latent
+from export.model.stock import stock_pictures
 from export.model.student import load_model, load_student
 from export.options import Options
 from export.repository.describe import describe
@@ -125,6 +126,42 @@ def test_anybodys_one_step_of_the_family_is_named(tmp_path: Path) -> None:
     task = open_task(Source(tmp_path, "turbo"))
     cases = draw_cases(task, task.signature(()), rows=2)
     assert close(cases.torch_pictures, cases.stock_pictures)
+
+
+# As SD-Turbo's repository has it; SDXL-Turbo's names the ancestral class.
+SD_TURBO = SCHEDULE | {
+    "_class_name": "EulerDiscreteScheduler",
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "sigma_max": None,
+    "sigma_min": None,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "trailing",
+    "timestep_type": "discrete",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
+}
+
+
+def test_sd_turbo_says_itself_that_it_is_turbo(tmp_path: Path) -> None:
+    folder = save_tiny_sd_student(tmp_path, 999)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD_TURBO))
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    index["scheduler"] = ["diffusers", "EulerDiscreteScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    task, named = open_task(Source(folder)), load_model(Source(folder, "turbo"))
+    assert task.student.step == named.step
+    assert (named.step.kind, named.step.timestep, task.notes) == ("turbo", 999, ())
+    stock = StableDiffusionPipeline.from_pretrained(folder)
+    cases = draw_cases(task, task.signature(()), rows=1)
+    assert close(cases.torch_pictures, cases.stock_pictures)
+    drawn = stock_picture(stock, "a red circle", 5)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    assert close(stock_pictures(task.student, ["a red circle"], [noise]), drawn)
 
 
 def test_dmd2_labels_its_noise_by_the_schedules_end(tmp_path: Path) -> None:
