@@ -56,8 +56,18 @@ def named(kind: str, lora: bool) -> Recipe:
 
 
 def on_pipeline(recipe: Recipe, pipeline: str) -> Recipe:
-    """DMD2 labels its noise 399 in SDXL alone; in SD 1.5 it is the schedule's end."""
-    return DMD2_SD if recipe is KINDS["dmd2"] and pipeline == "StableDiffusionPipeline" else recipe
+    """The recipe as that pipeline can be called by it.
+
+    DMD2 labels its noise 399 in SDXL alone; in SD 1.5 it is the schedule's end.
+    """
+    if pipeline != "StableDiffusionPipeline":
+        return recipe
+    if recipe.scheduler == "DDIMScheduler":
+        raise StudentError(
+            f"scheduler of the recipe {recipe.kind!r} is 'ddim', and a {pipeline} gives DDIM "
+            f"timesteps of its own; 'lcm' makes the same step"
+        )
+    return DMD2_SD if recipe is KINDS["dmd2"] else recipe
 
 
 def said(pipeline: str) -> tuple[Recipe, ...]:

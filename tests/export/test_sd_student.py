@@ -21,7 +21,7 @@ from export.gate.verify import draw_cases
 from export.graph.precision import Precision
 from export.graph.sd_module import SdGraph
 from export.model.foreign import Source
-from export.model.one_step import clean_latent
+from export.model.one_step import clean_latent, ddim
 from export.model.stock import stock_pictures
 from export.model.student import load_model, load_student
 from export.options import Options
@@ -126,6 +126,20 @@ def test_anybodys_one_step_of_the_family_is_named(tmp_path: Path) -> None:
     task = open_task(Source(tmp_path, "turbo"))
     cases = draw_cases(task, task.signature(()), rows=2)
     assert close(cases.torch_pictures, cases.stock_pictures)
+
+
+def test_ddim_with_a_timestep_of_ones_own_is_refused_for_lcm(folder: Path, tmp_path: Path) -> None:
+    text = "scheduler: ddim\ntimestep: 300\nprediction_type: epsilon\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(
+        StudentError, match=r"of the recipe 'mine' is 'ddim', .* 'lcm' makes the sa"
+    ):
+        load_model(Source(folder, tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").write_text(text.replace("ddim", "lcm"))
+    step = load_model(Source(folder, tmp_path / "mine.yaml")).step
+    same = ddim(DDIMScheduler(**SCHEDULE).alphas_cumprod, 300, "epsilon")
+    assert step.coefficients.noise == pytest.approx(same.noise, rel=1e-6)
+    assert step.coefficients.prediction == pytest.approx(same.prediction, rel=1e-6)
 
 
 # As SD-Turbo's repository has it; SDXL-Turbo's names the ancestral class.
