@@ -6,6 +6,7 @@ from typing import Any
 
 from export.errors import RepositoryError
 from export.model.foreign import Source
+from export.model.looks import name_of
 from export.options import Options
 from export.repository.manifest import check_version, student_sha256
 from export.repository.versions import versions
@@ -14,18 +15,18 @@ from export.repository.versions import versions
 def origin_of(source: Source, options: Options) -> dict[str, Any]:
     """What the manifest says under `source`: names, digests, and the options of the graph."""
     origin: dict[str, Any] = {
-        "student": source.model.resolve().name,
+        "student": name_of(source.model),
         "student_sha256": student_sha256(source.model),
         "options": options.to_json(),
     }
     if source.one_step is not None:
         origin["one_step"] = Path(source.one_step).name
     if source.base is not None:
-        origin |= {"base": source.base.resolve().name, "base_sha256": student_sha256(source.base)}
+        origin |= {"base": name_of(source.base), "base_sha256": student_sha256(source.base)}
     if source.lora:
         origin["lora_scale"] = source.lora_scale
     if options.vae is not None:
-        origin |= {"vae": options.vae.resolve().name, "vae_sha256": student_sha256(options.vae)}
+        origin |= {"vae": name_of(options.vae), "vae_sha256": student_sha256(options.vae)}
     return origin
 
 

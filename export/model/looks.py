@@ -14,15 +14,26 @@ STEPS = re.compile(r"(?<![a-z0-9])(\d+)[-_ ]?steps?(?![a-z])")
 WITNESSES = ("conv_in.weight", "mid_block.resnets.0.conv1.weight", "conv_out.weight")
 
 
+def name_of(path: Path) -> str:
+    """A file's or folder's own name, not that of what it links to.
+
+    A hub's cache keeps contents under their digests, and folders under `models--owner--name`.
+    """
+    own = path.resolve() if path.name in ("", "..") else path.absolute()
+    hub = own.parent.name == "snapshots" and own.parents[1].name.startswith("models--")
+    return own.parents[1].name.split("--")[-1] if hub else own.name
+
+
 def named_otherwise(model: Path, kind: str) -> Iterator[str]:
     """If a file or folder is named for several steps, or for another kind than it is given as."""
-    name = model.resolve().name.lower()
+    own = name_of(model)
+    name = own.lower()
     steps = STEPS.search(name)
     if steps and int(steps[1]) != 1:
-        yield f"{model.name} looks like a {steps[1]}-step model by its name; one step is exported"
+        yield f"{own} looks like a {steps[1]}-step model by its name; one step is exported"
     others = [other for other in KINDS if other in name]
     if others and kind in KINDS and kind not in others:
-        yield f"{model.name} looks like {others[0]} by its name; it is exported as {kind}"
+        yield f"{own} looks like {others[0]} by its name; it is exported as {kind}"
 
 
 def scheduled_otherwise(model: Path, scheduler: Any, recipe: Recipe) -> Iterator[str]:
@@ -36,14 +47,21 @@ def scheduled_otherwise(model: Path, scheduler: Any, recipe: Recipe) -> Iterator
 
 
 def same_as_base(unet: Any, base: Path | None) -> Iterator[str]:
-    """If layers from the beginning, the middle and the end of the UNet are the base's own."""
-    files = sorted((base / "unet").glob("*.safetensors")) if base else []
-    state, seen = unet.state_dict(), 0
-    for file in files:
+    """If layers from the beginning, the middle and the end of the UNet are the base's own.
+
+    The base may hold them in two types of number, and the UNet come in a third.
+    """
+    state, same = unet.state_dict(), set[str]()
+    for file in (base / "unet").glob("*.safetensors") if base else ():
         with safe_open(file, "pt") as opened:
             for key in set(WITNESSES) & set(opened.keys()):
-                if not torch.equal(state[key], opened.get_tensor(key).to(state[key].dtype)):
-                    return
-                seen += 1
-    if seen == len(WITNESSES):
+                if _same(state[key], opened.get_tensor(key)):
+                    same.add(key)
+    if len(same) == len(WITNESSES):
         yield f"the UNet looks like the base's own, a many-step model: {WITNESSES[0]} is the same"
+
+
+def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """To the rounding of half precision, or of the first one's own type if that is coarser."""
+    kind = torch.float16 if left.dtype == torch.float32 else left.dtype
+    return torch.equal(left.to(kind), right.to(kind))

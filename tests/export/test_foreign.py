@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from micro import micro_unet, save_micro_sdxl
 from original_layout import original_checkpoint, original_unet
 from safetensors.torch import save_file
 
 from export.errors import StudentError
 from export.model.foreign import Source
+from export.model.looks import name_of
 from export.model.student import Student, load_model
+from export.options import Options
+from export.origin import origin_of
 
 Save = Callable[..., Path]
 
@@ -211,6 +214,40 @@ def test_a_model_that_looks_like_another_is_noted(base: Path, save: Save, tmp_pa
     assert "looks like lightning by its name; it is exported as dmd2" in notes(one, "dmd2", base)
     assert "has timestep_spacing='leading', and SDXL-Turbo's has" in notes(base, "turbo")
     assert "looks like the base's own, a many-step model" in notes(base / "unet", "dmd2", base)
+
+
+def test_the_name_is_that_of_the_link_in_a_hubs_cache(base: Path, save: Save) -> None:
+    blob = save(micro_unet(seed=9).state_dict(), "0f.safetensors").rename(base.parent / "0f")
+    link = base.parent / "snapshots" / "abc" / "sdxl_lightning_4step_unet.safetensors"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(blob)
+    assert "sdxl_lightning_4step_unet.safetensors looks like a 4-step" in notes(link, "dmd2", base)
+    origin = origin_of(Source(link, "lightning", base), Options())
+    assert (origin["student"], origin["base"]) == (link.name, base.name)
+
+
+def test_a_snapshot_of_a_hubs_cache_has_its_repositorys_name(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--stabilityai--sdxl-turbo" / "snapshots" / "71153311"
+    assert name_of(snapshot) == "sdxl-turbo"
+    assert name_of(snapshot / "unet") == "unet"
+    assert name_of(tmp_path / "a" / ".." / "b") == "b"
+    assert name_of(tmp_path / "a" / "..") == tmp_path.name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_bases_own_unet_is_noted_in_whatever_type(
+    base: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    both = shutil.copytree(base, tmp_path / "both")
+    own = UNet2DConditionModel.from_pretrained(base / "unet", dtype=torch.float16)
+    own.save_pretrained(both / "unet", variant="fp16")
+    own.save_pretrained(tmp_path / "half")
+    for model in (base / "unet", tmp_path / "half"):
+        for folder in (base, both):
+            (note,) = load_model(Source(model, "dmd2", folder, dtype=dtype)).notes
+            assert "looks like the base's own" in note
+    micro_unet(seed=9).save_pretrained(tmp_path / "other")
+    assert load_model(Source(tmp_path / "other", "dmd2", both, dtype=dtype)).notes == ()
 
 
 def test_a_saved_turbo_pipeline_is_recognised(base: Path, tmp_path: Path) -> None:
