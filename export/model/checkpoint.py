@@ -17,12 +17,15 @@ from diffusers.loaders.single_file_utils import (
 from safetensors import SafetensorError, safe_open
 
 from export.errors import StudentError
+from export.model.weights import variant_of
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 LORA, UNET, ORIGINAL_UNET, BARE_UNET, PIPELINE_FILE = range(5)
 ORIGINAL = "model.diffusion_model."
 ORIGINAL_SD3 = "model.diffusion_model.joint_blocks."
 ORIGINAL_VAE = "first_stage_model."
+ORIGINAL_TEXT = "conditioner."
+LONE_OPEN_CLIP = "conditioner.embedders.0.model."  # SDXL's first encoder is another, a CLIP
 GUIDED = "time_embedding.cond_proj.weight"
 NAMED = 3  # faulty keys spelt out in a sentence
 
@@ -57,10 +60,7 @@ def layout_of(file: Path, shapes: Shapes) -> int:
             f"as a single file only SDXL is supported"
         )
     if any(key.startswith(ORIGINAL) for key in shapes):
-        heads = {key.split(".")[0] for key in shapes}
-        if "cond_stage_model" in heads:
-            raise StudentError(f"{file} looks like Stable Diffusion 1 or 2; only SDXL is supported")
-        return PIPELINE_FILE if {"conditioner", "first_stage_model"} <= heads else ORIGINAL_UNET
+        return _original(file, shapes)
     if "input_blocks.0.0.weight" in shapes:
         return BARE_UNET
     if "conv_in.weight" in shapes and "conv_out.weight" in shapes:
@@ -69,6 +69,27 @@ def layout_of(file: Path, shapes: Shapes) -> int:
         f"{file} holds neither an SDXL checkpoint, nor a UNet, nor a LoRA: "
         f"{len(shapes)} tensors named {_some(shapes)}"
     )
+
+
+def _original(file: Path, shapes: Shapes) -> int:
+    """Of SDXL's original names: the UNet alone, or text encoders too, with a VAE or without."""
+
+    def has(prefix: str) -> bool:
+        return any(key.startswith(prefix) for key in shapes)
+
+    if has("cond_stage_model."):
+        raise StudentError(f"{file} looks like Stable Diffusion 1 or 2; only SDXL is supported")
+    if has(LONE_OPEN_CLIP):
+        raise StudentError(
+            f"{file} looks like Stable Diffusion 2, as SD-Turbo's file, or like SDXL's refiner: "
+            f"its one text encoder is an OpenCLIP; only SDXL is supported"
+        )
+    if has(ORIGINAL_VAE) and not has(ORIGINAL_TEXT):
+        raise StudentError(
+            f"{file} has a UNet and a VAE, but no text encoders ({ORIGINAL_TEXT}…); it must be "
+            f"a whole checkpoint, or a UNet alone with the VAE by --vae"
+        )
+    return PIPELINE_FILE if has(ORIGINAL_TEXT) else ORIGINAL_UNET
 
 
 def load_unet(file: Path, base: Path, layout: int, dtype: torch.dtype) -> Any:
@@ -85,7 +106,12 @@ def load_unet(file: Path, base: Path, layout: int, dtype: torch.dtype) -> Any:
 
 
 def load_vae(file: Path, base: Path, dtype: torch.dtype) -> Any:
-    """The VAE of a whole checkpoint, of the base's configuration."""
+    """The VAE of a whole checkpoint, of the base's configuration; the base's if it has none."""
+    if not any(key.startswith(ORIGINAL_VAE) for key in read_shapes(file)):
+        variant = variant_of(base / "vae")
+        return AutoencoderKL.from_pretrained(
+            base / "vae", dtype=dtype, variant=variant, local_files_only=True, use_safetensors=True
+        )
     config = dict(AutoencoderKL.load_config(base / "vae"))
     state = _converted(file, convert_ldm_vae_checkpoint, _read(file, ORIGINAL_VAE), config)
     return _assemble(file, AutoencoderKL, config, state, dtype)

@@ -143,8 +143,8 @@ def _whole(folder: Path, source: Source, **parts: Any) -> Any:
 
 def _single_file(file: Path, base: Path, unet: Any, source: Source) -> Any:
     """A whole checkpoint in the original layout; configs and tokenizers are the base's."""
-    vae = load_vae(file, base, source.vae_dtype)
     with loading_reasons(file):
+        vae = load_vae(file, base, source.vae_dtype)
         pipeline = StableDiffusionXLPipeline.from_single_file(
             str(file),
             config=str(base),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from micro import micro_unet, save_micro_sdxl
 from original_layout import original_checkpoint, original_unet
 from safetensors.torch import save_file
@@ -83,6 +83,15 @@ def test_a_whole_checkpoint_of_the_original_layout(base: Path, save: Save, whole
     assert student.step.prediction_type == "sample"
 
 
+def test_a_checkpoint_without_a_vae_takes_the_bases(base: Path, save: Save, whole: Any) -> None:
+    state = original_checkpoint(whole)
+    file = save({key: value for key, value in state.items() if "first_stage_model" not in key})
+    pipeline = load_model(Source(file, "lightning", base, vae_dtype=torch.bfloat16)).pipeline
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        assert_same(getattr(pipeline, part), getattr(whole, part))
+    assert_same(pipeline.vae, AutoencoderKL.from_pretrained(base / "vae", dtype=torch.bfloat16))
+
+
 def test_parts_are_loaded_in_the_types_asked_for(base: Path, save: Save, whole: Any) -> None:
     file = save(original_checkpoint(whole))
     for model in (base, file):
@@ -141,6 +150,16 @@ def test_missing_unknown_and_misshapen_tensors_are_all_told(base: Path, save: Sa
     ("name", "state", "sentence"),
     [
         ("sd1", {"cond_stage_model.a": 1, "model.diffusion_model.b": 1}, "Stable Diffusion 1 or 2"),
+        (
+            "sd_turbo",
+            {"conditioner.embedders.0.model.ln_final.bias": 1, "model.diffusion_model.b": 1},
+            "looks like Stable Diffusion 2, as SD-Turbo's file, or like SDXL's refiner",
+        ),
+        (
+            "no text",
+            {"first_stage_model.a": 1, "model.diffusion_model.b": 1},
+            "has a UNet and a VAE, but no text encoders .* or a UNet alone with the VAE by --vae",
+        ),
         (
             "vae",
             {"encoder.conv": 1, "decoder.conv": 1},
