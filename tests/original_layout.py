@@ -100,6 +100,12 @@ def original_unet(unet: Any) -> State:
     return {f"model.diffusion_model.{_unet_name(key, layers, keys)}": keys[key] for key in keys}
 
 
+def original_name(unet: Any, module: str) -> str:
+    """A module's name in the original layout, without the prefix of a checkpoint."""
+    found = _unet_name(f"{module}.weight", unet.config.layers_per_block, unet.state_dict())
+    return found.removesuffix(".weight")
+
+
 def _unet_name(key: str, layers: int, keys: State) -> str:
     for ours, theirs in UNET_ENDS.items():
         if key.startswith(f"{ours}."):

@@ -14,6 +14,13 @@ from export.quiet import quiet
 LOADER_LOGS = ("diffusers.loaders.lora_base", "diffusers.loaders.peft")
 DOWN = ("lora_A.weight", "lora_down.weight", "lora.down.weight")
 UP = ("lora_B.weight", "lora_up.weight", "lora.up.weight")
+# Stock diffusers drops a DoRA's magnitudes with a warning, and knows no other of these.
+OTHERS = {
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "lokr_": "LoKr",
+    "hada_": "LoHa",
+}
 REASON_LENGTH = 300
 
 
@@ -41,6 +48,9 @@ def fuse(pipeline: Any, file: Path, scale: float) -> None:
 def _layers(file: Path) -> int:
     """How many layers the file changes; each takes a pair of matrices."""
     shapes = read_shapes(file)
+    for mark, kind in OTHERS.items():
+        if (other := next((key for key in shapes if mark in key), None)) is not None:
+            raise StudentError(f"{file} is a {kind} ({other}); only a plain LoRA is supported")
     down, up = (sum(key.endswith(ends) for key in shapes) for ends in (DOWN, UP))
     if down != up or not down:
         raise StudentError(

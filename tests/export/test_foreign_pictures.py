@@ -15,6 +15,7 @@ from diffusers import (
 )
 from micro import micro_unet, save_micro_sdxl
 from numpy.typing import NDArray
+from original_layout import original_name
 from safetensors.torch import save_file
 
 from export.errors import StudentError
@@ -228,6 +229,59 @@ def test_a_lora_that_is_not_applied_in_full_is_refused(base: Path, tmp_path: Pat
     save_file(half, tmp_path / "lora.safetensors")
     with pytest.raises(StudentError, match="has 33 matrices down and 0 matrices up"):
         load_model(Source(tmp_path / "lora.safetensors", "lcm", base))
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "DoRA"),
+        ("unet.mid_block.attentions.0.proj_in.lora_magnitude_vector", "DoRA"),
+        ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "LoKr"),
+        ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "LoHa"),
+    ],
+)
+def test_what_is_more_than_a_lora_is_refused(
+    base: Path, tmp_path: Path, key: str, kind: str
+) -> None:
+    state, _ = lora(StableDiffusionXLPipeline.from_pretrained(base).unet, "kohya")
+    save_file({**state, key: torch.ones(16, 1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(StudentError, match=rf"is a {kind} \({key}\); only a plain LoRA"):
+        load_model(Source(tmp_path / "lora.safetensors", "hyper", base))
+
+
+@pytest.mark.parametrize("names", ["diffusers", "original"])
+def test_a_lora_as_lcms_changes_convolutions_and_has_its_alpha(
+    base: Path, tmp_path: Path, names: str
+) -> None:
+    """Kohya's names over diffusers' blocks, as LCM-LoRA has them, or over the original ones."""
+    own = StableDiffusionXLPipeline.from_pretrained(base).unet
+    state, change = kohya(own, names)
+    assert any(value.ndim == 4 for value in change.values())
+    save_file(state, tmp_path / "lora.safetensors")
+    fused = load_model(Source(tmp_path / "lora.safetensors", "lcm", base)).pipeline.unet
+    for key, weight in own.state_dict().items():
+        wanted = weight + change[key] if key in change else weight
+        torch.testing.assert_close(fused.state_dict()[key], wanted, rtol=0, atol=1e-5)
+
+
+def kohya(
+    unet: torch.nn.Module, names: str
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Rank 2 and alpha 1 on attentions, projections, residual blocks; and what it means."""
+    generator, state, change = torch.Generator().manual_seed(6), {}, {}
+    ends = (".to_q", ".to_out.0", ".proj_in", ".net.2", ".conv1", ".conv", ".time_emb_proj")
+    for name, module in unet.named_modules():
+        if name.endswith(ends) and hasattr(module, "weight"):
+            out, into, *kernel = module.weight.shape
+            A = torch.randn(2, into, *kernel, generator=generator) / 4
+            B = torch.randn(out, 2, *[1 for _ in kernel], generator=generator) / 4
+            flat = B.flatten(1) @ A.flatten(1) / 2
+            change[f"{name}.weight"] = flat.reshape(module.weight.shape)
+            key = original_name(unet, name) if names == "original" else name
+            stem = f"lora_unet_{key.replace('.', '_')}"
+            state |= {f"{stem}.lora_down.weight": A, f"{stem}.lora_up.weight": B}
+            state[f"{stem}.alpha"] = torch.tensor(1.0)
+    return state, change
 
 
 def test_a_lora_needs_a_base_and_peft(
