@@ -116,7 +116,7 @@ def add_export(stage: argparse.ArgumentParser) -> None:
     model = stage.add_argument_group("the model (docs/one-step-models.md)")
     model.add_argument("--model", type=Path, help="pipeline or UNet directory, or .safetensors")
     model.add_argument("--one-step", help="turbo, lightning, dmd2, hyper, lcm, or a YAML file")
-    model.add_argument("--base", type=Path, help="SDXL directory for what the model lacks")
+    model.add_argument("--base", type=Path, help="directory for what the model lacks")
     model.add_argument("--lora-scale", type=float, default=1.0, help="of a LoRA (1.0)")
     graph = stage.add_argument_group("the graph (docs/precision.md)")
     graph.add_argument("--sizes", help="WIDTHxHEIGHT,... the default first, or sdxl")

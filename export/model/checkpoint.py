@@ -129,7 +129,7 @@ def _converted(file: Path, convert: Any, state: State, config: dict[str, Any]) -
     try:
         converted: State = convert(state, config)
     except KeyError as error:
-        raise StudentError(f"{file} lacks the tensor {error.args[0]} of an SDXL UNet") from error
+        raise StudentError(f"{file} lacks the tensor {error.args[0]} of the base's UNet") from error
     return converted
 
 

@@ -94,10 +94,11 @@ def _from_file(source: Source) -> Opened:
     file = source.model
     layout = layout_of(file, read_shapes(file))
     if layout == LORA:
-        pipeline = _whole(_base(source, "a LoRA", [SDXL.name]), source)
+        pipeline = _whole(_base(source, "a LoRA", UNETS), source)
         fuse(pipeline, file, source.lora_scale)
         return Opened(pipeline)
-    base = _base(source, "a single file", [SDXL.name])
+    allowed = [SDXL.name] if layout == PIPELINE_FILE else UNETS
+    base = _base(source, "a single file", allowed)
     unet = load_unet(file, base, layout, source.dtype)
     if layout == PIPELINE_FILE:
         return Opened(_single_file(file, base, unet, source), base)
@@ -108,7 +109,7 @@ def _base(source: Source, what: str, allowed: Collection[str]) -> Path:
     """The pipeline directory that the rest is taken from, of one of these classes."""
     if source.base is None:
         raise StudentError(
-            f"{source.model} is {what}; --base must name the SDXL pipeline directory that its "
+            f"{source.model} is {what}; --base must name the pipeline directory that its "
             f"tokenizers, configs and remaining parts are taken from"
         )
     family = _check_index(source.base)

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from export.errors import StudentError
 from export.model.checkpoint import read_shapes
+from export.model.families import family_of
 from export.quiet import quiet
 
 # "No keys for text_encoder found": most one-step LoRAs change the UNet alone.
@@ -35,7 +36,8 @@ def fuse(pipeline: Any, file: Path, scale: float) -> None:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:REASON_LENGTH]
         raise StudentError(f"the LoRA {file} does not fit --base: {reason}") from error
-    found = sum(_adapted(getattr(pipeline, n)) for n in ("unet", "text_encoder", "text_encoder_2"))
+    family = family_of(pipeline)
+    found = sum(_adapted(getattr(pipeline, n)) for n in (family.denoiser, *family.encoders))
     if found != layers:
         raise StudentError(
             f"the LoRA {file} does not fit --base: {found} of the {layers} layers that it changes "

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, TCDScheduler
+from original_layout import original_unet
 from safetensors.torch import save_file
 from stock_step import stock_picture
 from tiny import SCHEDULE
@@ -227,15 +228,50 @@ def test_an_encoder_with_a_mask_is_refused(folder: Path, tmp_path: Path) -> None
         load_student(copy)
 
 
-def test_a_single_file_goes_with_sdxl_alone(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
+def test_a_unet_in_a_file_takes_the_rest_from_the_base(
+    folder: Path, tmp_path: Path, layout: str
+) -> None:
+    """As DMD2's of SD 1.5, once it is no pickle."""
+    unet = StableDiffusionPipeline.from_pretrained(folder).unet
+    unet.conv_out.weight.data.mul_(1.5)
+    state = unet.state_dict() if layout == "diffusers" else original_unet(unet)
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "u.safetensors")
+    found = load_model(Source(tmp_path / "u.safetensors", "lcm", folder)).pipeline.unet.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in unet.state_dict().items())
 
-    lora = {
-        "unet.conv_in.lora_A.weight": torch.zeros(1),
-        "unet.conv_in.lora_B.weight": torch.ones(1),
+
+def test_a_lora_draws_what_stock_draws_with_it(tmp_path: Path) -> None:
+    """As the card of Hyper-SD's LoRA for SD 1.5 has it."""
+    folder = save_tiny_sd_student(tmp_path / "base", 999)
+    stock = StableDiffusionPipeline.from_pretrained(folder)
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    out, into = stock.unet.get_submodule(layer).weight.shape
+    stem = f"lora_unet_{layer.replace('.', '_')}"
+    state = {
+        f"{stem}.lora_down.weight": torch.randn(2, into),
+        f"{stem}.lora_up.weight": torch.randn(out, 2),
+        f"{stem}.alpha": torch.tensor(1.0),
     }
-    save_file(lora, tmp_path / "lora.safetensors")
-    with pytest.raises(StudentError, match="holds a StableDiffusionPipeline; a LoRA is taken"):
-        open_task(Source(tmp_path / "lora.safetensors", "hyper", folder))
+    file = tmp_path / "Hyper-SD15-1step-lora.safetensors"
+    save_file(state, file)
+    task = open_task(Source(file, "hyper", folder))
+    assert (task.student.step.timestep, task.notes) == (999, ())
+    cases = draw_cases(task, task.signature(()), rows=2)
+    assert close(cases.torch_pictures, cases.stock_pictures)
+    stock.load_lora_weights(tmp_path, weight_name=file.name)
+    stock.fuse_lora()
+    stock.scheduler = TCDScheduler.from_config(stock.scheduler.config)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    (drawn,) = stock_pictures(task.student, ["a red circle"], [noise])
+    assert close(stock_picture(stock, "a red circle", 5), drawn)
+
+
+def test_a_whole_checkpoint_goes_with_sdxl_alone(folder: Path, tmp_path: Path) -> None:
+    state = {"model.diffusion_model.a": torch.zeros(1), "conditioner.b": torch.zeros(1)}
+    save_file(state, tmp_path / "whole.safetensors")
+    with pytest.raises(StudentError, match="StableDiffusionPipeline; a single file is taken toget"):
+        open_task(Source(tmp_path / "whole.safetensors", "lcm", folder))
 
 
 def test_a_pipeline_of_no_family_is_named_with_those_there_are(folder, tmp_path) -> None:
