@@ -169,6 +169,13 @@ def test_other_ways_to_halve_a_map_are_refused() -> None:
         from_dhariwal({**state, name: torch.tensor([[[[0.125, 0.375], [0.375, 0.125]]]])})
 
 
+def test_nvlabs_network_whose_norms_have_fewer_groups_is_refused() -> None:
+    with torch.device("meta"):
+        narrow = DhariwalUNet(16, (64, 128), 1, (False, True), 10)
+    with pytest.raises(ImportFailure, match=r"have \[64, 128\] channels; supported are 128 and"):
+        from_dhariwal(narrow.state_dict())
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
