@@ -64,6 +64,25 @@ def test_large_weights_lie_beside_the_graph(
     np.testing.assert_array_equal(pictures, np.array([[65, 65]] * 3, np.uint8))
 
 
+def test_of_a_table_the_file_has_what_is_used(tmp_path: Path) -> None:
+    """SD 3 has positions for pictures of nine times the pixels: 100 MB and more."""
+
+    class Middle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.arange(180_000.0).view(1, 90_000, 2))
+
+        def forward(self, noise: torch.Tensor) -> torch.Tensor:
+            part = self.table.reshape(1, 300, 300, 2)[:, 100:101, 2:3, :].reshape(-1, 2)
+            return (noise + part).to(torch.uint8)
+
+    file = tmp_path / "model.onnx"
+    write_onnx(Middle().eval(), SMALL, file)
+    assert file.stat().st_size < 2_000
+    pictures = open_session(file)({"noise": np.full((3, 2), -60_000, np.float32)})
+    np.testing.assert_array_equal(pictures, np.array([[4, 5]] * 3, np.uint8))
+
+
 def test_a_graph_whose_batch_is_fixed_fails_the_check(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     write_onnx(Scale().eval(), SMALL, file)
