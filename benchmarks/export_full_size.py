@@ -41,6 +41,8 @@ def fill(model: Any, dtype: Any, seed: int) -> Any:
 
     torch.nn.Module.to(model, dtype)
     model.to_empty(device="cpu")
+    if hasattr(model, "tie_weights"):  # T5's embeddings are named twice
+        model.tie_weights()
     generator = torch.Generator().manual_seed(seed)
     tile = torch.randn(TILE, generator=generator).to(dtype)
     with torch.no_grad():

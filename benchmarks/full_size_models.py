@@ -95,7 +95,6 @@ T5: dict[str, Any] = {
     "num_heads": 64,
     "feed_forward_proj": "gated-gelu",
     "vocab_size": 32128,
-    "tie_word_embeddings": False,
 }
 DDIM = {
     "beta_start": 0.00085,
