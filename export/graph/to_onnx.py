@@ -147,7 +147,7 @@ def _strip(model: Any) -> None:
 def _lay_out(model: Any) -> None:
     """Transposed weights are put in order one by one as they are written.
 
-    Numpy writes a view that is not in order number by number: of a full-size SD 3 a third of the time.
+    Numpy writes a view that is not in order number by number: a third of a full-size SD 3's time.
     """
     for value in model.graph.initializers.values():
         tensor = value.const_value
