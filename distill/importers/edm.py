@@ -22,6 +22,7 @@ from distill.importers.failure import ImportFailure
 from distill.importers.nvlabs_edm import from_nvlabs
 from distill.importers.openai_edm import from_openai
 from distill.importers.records import read_records
+from distill.student import give_modes
 
 Report = Callable[[str], None]
 SIGMA_DATA = 0.5  # of both, by EDM's table 1; NVlabs' file states it
@@ -52,6 +53,7 @@ def import_edm(
     shutil.rmtree(partial, ignore_errors=True)
     ConsistencyModelPipeline(unet, scheduler).save_pretrained(partial)
     write_names(partial, names)
+    give_modes(partial)
     partial.rename(out)
     millions = sum(weight.numel() for weight in weights.values()) / 1e6
     report(

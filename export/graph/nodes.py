@@ -76,6 +76,8 @@ def keep_used(node: Any) -> None:
             return
         used = data.reshape(rest[0])
     else:
+        if len(rest) != 4:  # axes or steps are not said; torch's exporter says both
+            return
         starts, ends, axes, steps = rest
         part = [slice(None)] * data.ndim
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
