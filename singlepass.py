@@ -108,6 +108,7 @@ def add_import(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("kind", choices=["edm"], help="EDM's ImageNet-64 teachers")
     stage.add_argument("file", type=Path, help="OpenAI's .pt or NVlabs' .pkl, which is not run")
     stage.add_argument("--out", type=Path, required=True, help="a new folder")
+    stage.add_argument("--classes", type=Path, help="names of its classes, one a line, in order")
 
 
 def add_export(stage: argparse.ArgumentParser) -> None:
@@ -318,7 +319,7 @@ def import_teacher(args: argparse.Namespace) -> int:
     from distill.importers.edm import import_edm
 
     with distill_errors():
-        print(f"teacher: {import_edm(args.file, args.out)}")
+        print(f"teacher: {import_edm(args.file, args.out, class_list=args.classes)}")
     return 0
 
 

@@ -4,8 +4,9 @@
 
 Both ways see the same student, captions and noise levels, alternately in one process, so that a
 slow minute of the machine hits both; that they read the same features is checked first. "cached" is
-ours with features of positives and anchors kept at four noise draws. The last table says where the
-time of our step goes.
+ours with features of positives and anchors kept at four noise draws, "compiled" (with --compile)
+ours with the student through torch.compile, whose first step compiles it. The last table says where
+the time of our step goes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from distill import step
+from distill.compiling import compile_student
 from distill.data import Samples, draw
 from distill.feature_cache import FeatureCache, open_feature_cache
 from distill.features import FeatureExtractor, pooled
@@ -182,13 +184,14 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compile", action="store_true", help="a compiled student too; minutes")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         overrides = [*args.set, f"run={folder}", "drift.cached_draws=4"]
-        compare(read_recipe(args.recipe, overrides), args.rounds)
+        compare(read_recipe(args.recipe, overrides), args.rounds, args.compile)
 
 
-def compare(recipe: Recipe, rounds: int) -> None:
+def compare(recipe: Recipe, rounds: int, with_compiled: bool) -> None:
     """Times all ways alternately and prints the results."""
     teacher = load_teacher(recipe.teacher.model, pick_device(recipe.train.device))
     samples, student = benchmark_samples(teacher, recipe), make_student(teacher)
@@ -200,6 +203,13 @@ def compare(recipe: Recipe, rounds: int) -> None:
         "ours": lambda number: our_loss(*given, number),
         "cached": lambda number: our_loss(*given, number, cache),
     }
+    if with_compiled:
+        compiled = make_student(teacher)
+        compile_student(compiled)
+        ways["compiled"] = lambda number: our_loss(teacher, compiled, samples, recipe, number)
+        optimizer.add_param_group({"params": list(compiled.parameters())})
+        first_s = whole_step_s(ways["compiled"], optimizer, 0)
+        print(f"compiled: the first step took {first_s:.0f} s")
     check_features(*given)
     times: dict[str, list[float]] = {name: [] for name in ways}
     parts: list[Times] = []
@@ -236,8 +246,8 @@ def print_results(recipe: Recipe, times: dict[str, list[float]], parts: list[Tim
     print(f"{images} student samples a step, {len(parts)} rounds, medians")
     for name, found in times.items():
         rate = images / statistics.median(found)
-        print(f"{name:6} {rate:8.1f} images/s")
-    for name in ("ours", "cached"):
+        print(f"{name:8} {rate:8.1f} images/s")
+    for name in [name for name in times if name != "plain"]:
         ratios = [plain / own for plain, own in zip(times["plain"], times[name], strict=True)]
         print(
             f"{name}: {statistics.median(ratios):.2f} times the plain way, neighbour by neighbour"

@@ -23,7 +23,7 @@ def names_beside(folder: Path, classes: int) -> tuple[str, ...]:
     """
     listed, labels = folder / CLASSES, folder / LABELS
     if listed.is_file():
-        return whole(listed, read_text(listed).splitlines(), classes)
+        return names_in(listed, classes)
     if not labels.is_file():
         return ()
     try:
@@ -34,6 +34,11 @@ def names_beside(folder: Path, classes: int) -> tuple[str, ...]:
             f'{labels} must be an object of names by number, {{"0": "tench", "1": ...}}'
         ) from None
     return whole(labels, [str(name) for name in names], classes)
+
+
+def names_in(listed: Path, classes: int) -> tuple[str, ...]:
+    """The names in a text, a line each. TeacherError: it is not there, or as `names_beside`."""
+    return whole(listed, read_text(listed).splitlines(), classes)
 
 
 def whole(file: Path, found: Sequence[str], classes: int) -> tuple[str, ...]:
@@ -48,9 +53,11 @@ def whole(file: Path, found: Sequence[str], classes: int) -> tuple[str, ...]:
 
 
 def read_text(file: Path) -> str:
-    """A text file. TeacherError: it is not UTF-8."""
+    """A text file. TeacherError: it cannot be read, or is not UTF-8."""
     try:
         return file.read_text("utf-8")
+    except OSError as error:
+        raise TeacherError(f"{file} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise TeacherError(f"{file} is not UTF-8: {error}") from error
 

@@ -78,8 +78,15 @@ def save_student(
     for tokenizer in partial.glob("*/tokenizer.json"):
         forget_use(tokenizer)
     write_names(partial, teacher.class_names or class_names)
+    give_modes(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def give_modes(pipeline: Path) -> None:
+    """Weights become readable by whom the rest is: safetensors writes for the owner alone."""
+    for weights in pipeline.rglob("*.safetensors"):
+        shutil.copymode(pipeline / "model_index.json", weights)
 
 
 def forget_origin(config: Path) -> None:

@@ -20,7 +20,7 @@ COMMANDS = {
     "train": ["recipe", "--set", "--resume-changed"],
     "evaluate": ["recipe", "--set", "--reference"],
     "compare": ["runs", "--out"],
-    "import": ["edm", "file", "--out"],
+    "import": ["edm", "file", "--out", "--classes"],
     "export": [
         "source",
         "--model",

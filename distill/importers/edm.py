@@ -16,28 +16,35 @@ import torch
 from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, UNet2DModel
 from torch import Tensor
 
+from distill.class_names import names_in, write_names
 from distill.importers.adm import Adm
 from distill.importers.failure import ImportFailure
 from distill.importers.nvlabs_edm import from_nvlabs
 from distill.importers.openai_edm import from_openai
 from distill.importers.records import read_records
+from distill.student import give_modes
 
 Report = Callable[[str], None]
 SIGMA_DATA = 0.5  # of both, by EDM's table 1; NVlabs' file states it
 
 
-def import_edm(file: Path, out: Path, report: Report = print) -> Path:
+def import_edm(
+    file: Path, out: Path, report: Report = print, class_list: Path | None = None
+) -> Path:
     """Writes the teacher of a published file to `out`, a new folder, and returns it.
 
-    A name that ends in .pkl is read as NVlabs' pickle, any other as OpenAI's state dict.
+    A name that ends in .pkl is read as NVlabs' pickle, any other as OpenAI's state dict. The file
+    holds no names of classes; `class_list` is a text that does, a line each, class 0 first.
 
     Raises:
         ImportFailure: the file is missing, is of neither kind, names something that must not be
             run, or holds another network; or `out` exists.
+        TeacherError: `class_list` cannot be read, or has not one name for each class.
     """
     if out.exists():
         raise ImportFailure(f"{out} exists already; choose another folder")
     adm, weights, sigma_data = read_edm(file)
+    names = names_in(class_list, adm.classes) if class_list is not None else ()
     with torch.device("meta"):  # so that no weights are drawn, only to be replaced
         unet = UNet2DModel(**adm.config())
     unet.load_state_dict(weights, assign=True)
@@ -45,6 +52,8 @@ def import_edm(file: Path, out: Path, report: Report = print) -> Path:
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     ConsistencyModelPipeline(unet, scheduler).save_pretrained(partial)
+    write_names(partial, names)
+    give_modes(partial)
     partial.rename(out)
     millions = sum(weight.numel() for weight in weights.values()) / 1e6
     report(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from distill.importers.adm import HEAD_DIM, Adm, Place, Weights, width
+from distill.importers.adm import GROUPS, HEAD_DIM, Adm, Place, Weights, width
 from distill.importers.failure import ImportFailure
 from distill.importers.noise_features import fold
 from distill.importers.records import Record, only, weights_of
@@ -28,6 +28,7 @@ LAYERS = {
     "conv2": "conv1",
     "conv_shortcut": "skip",
 }
+NARROWEST = 4 * GROUPS  # a norm's group has 4 channels at least, so narrower maps have fewer groups
 TRAINING_ONLY = ("map_augment.weight",)  # of augmented training; not used where nothing augments
 
 
@@ -84,10 +85,16 @@ def sizes(state: Mapping[str, Tensor]) -> Adm:
     sides = sorted({int(match[1]) for match in found}, reverse=True)
     if not sides or sides != [sides[0] >> level for level in range(len(sides))]:
         raise ImportFailure(f"its blocks are of {sides} px; each must be half of the one before")
+    widths = tuple(width(state, f"enc.{s}x{s}_block0.conv1.weight") for s in sides)
+    if min(widths) < NARROWEST:
+        raise ImportFailure(
+            f"its levels have {list(widths)} channels; supported are {NARROWEST} and more, since"
+            f" below that its norms have fewer than {GROUPS} groups"
+        )
     return Adm(
         size_px=sides[0],
         colours=width(state, f"enc.{sides[0]}x{sides[0]}_conv.weight", 1),
-        widths=tuple(width(state, f"enc.{s}x{s}_block0.conv1.weight") for s in sides),
+        widths=widths,
         blocks=len(found) // len(sides),
         attention=tuple(f"enc.{s}x{s}_block0.qkv.weight" in state for s in sides),
         classes=width(state, "map_label.weight", 1),

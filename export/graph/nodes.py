@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 SIXTEEN_BITS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -16,6 +17,8 @@ def mend_nodes(model: Any) -> None:
             widen_scale(node)
         elif node.op_type == "Einsum":
             transpose(node)
+        elif node.op_type in ("Reshape", "Slice"):
+            keep_used(node)
 
 
 def widen_softmax(node: Any) -> None:
@@ -56,3 +59,37 @@ def transpose(node: Any) -> None:
     node.op_type = "Transpose"
     node.attributes.clear()
     node.attributes["perm"] = ir.AttrInt64s("perm", [before.index(letter) for letter in after])
+
+
+def keep_used(node: Any) -> None:
+    """What a Reshape or a Slice makes of a weight that nothing else uses takes the weight's place.
+
+    SD 3 has positions for its largest picture, of which one size uses the middle.
+    """
+    weight, result = node.inputs[0], node.outputs[0]
+    known = all(value is not None and value.const_value is not None for value in node.inputs)
+    if not known or len(weight.uses()) > 1 or weight.name not in node.graph.initializers:
+        return
+    data, *rest = (value.const_value.numpy() for value in node.inputs)
+    if node.op_type == "Reshape":
+        if 0 in rest[0]:  # which copies a length
+            return
+        used = data.reshape(rest[0])
+    else:
+        if len(rest) != 4:  # axes or steps are not said; torch's exporter says both
+            return
+        starts, ends, axes, steps = rest
+        part = [slice(None)] * data.ndim
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            part[axis] = slice(start, end, step)
+        used = np.ascontiguousarray(data[tuple(part)])
+    kept = ir.Value(
+        name=weight.name, type=result.type, shape=ir.Shape(used.shape), const_value=ir.tensor(used)
+    )
+    result.replace_all_uses_with(kept)
+    given, graph = [*node.inputs], node.graph
+    graph.remove(node, safe=True)
+    for value in given:
+        if not value.uses():
+            graph.initializers.pop(value.name, None)
+    graph.register_initializer(kept)

@@ -10,9 +10,11 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir
 import torch
@@ -59,6 +61,7 @@ def write_onnx(graph: nn.Module, signature: Signature, file: Path, opset: int = 
     mend_nodes(program.model)
     _name_parts(program.model)
     _strip(program.model)
+    _lay_out(program.model)
     weights_bytes = sum(p.numel() * p.element_size() for p in graph.parameters())
     program.save(file, external_data=weights_bytes > INLINE_BYTES)
     check_onnx(file, signature)
@@ -139,6 +142,24 @@ def _strip(model: Any) -> None:
         for value in node.outputs:
             value.metadata_props.clear()
             value.doc_string = None
+
+
+def _lay_out(model: Any) -> None:
+    """Transposed weights are put in order one by one as they are written.
+
+    Numpy writes a view that is not in order number by number: a third of a full-size SD 3's time.
+    """
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor.raw, np.ndarray) and not tensor.raw.flags.c_contiguous:
+            value.const_value = onnx_ir.LazyTensor(
+                partial(_in_order, tensor), tensor.dtype, tensor.shape, name=tensor.name
+            )
+
+
+def _in_order(tensor: Any) -> Any:
+    """The same numbers one after the other in memory."""
+    return onnx_ir.Tensor(np.ascontiguousarray(tensor.raw), tensor.dtype, name=tensor.name)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""The scripts of benchmarks/serving as modules."""
+"""The scripts of benchmarks and benchmarks/serving as modules."""
 
 import sys
 from pathlib import Path
 
-SERVING = Path(__file__).parents[2] / "benchmarks" / "serving"
-sys.path += [str(SERVING), str(SERVING / "peers")]
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SERVING = BENCHMARKS / "serving"
+sys.path += [str(BENCHMARKS), str(SERVING), str(SERVING / "peers")]

@@ -108,6 +108,14 @@ def test_no_file_tells_where_it_was_made(
         assert b"_name_or_path" not in content, path
 
 
+def test_who_may_read_a_students_config_may_read_its_weights(
+    teacher: SdxlTeacher, tmp_path: Path
+) -> None:
+    save_student(teacher, other_weights(teacher), 399, tmp_path / "student")
+    files = [path for path in (tmp_path / "student").rglob("*") if path.is_file()]
+    assert len({path.stat().st_mode for path in files}) == 1
+
+
 def test_the_same_weights_are_the_same_bytes_and_replace_what_was_there(
     teacher: SdxlTeacher, tmp_path: Path
 ) -> None:

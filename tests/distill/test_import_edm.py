@@ -26,6 +26,7 @@ from distill.importers.openai_edm import from_openai
 from distill.importers.records import Record, weights_of
 from distill.teachers.edm import EdmTeacher
 from distill.teachers.opening import load_teacher
+from distill.teachers.teacher import TeacherError
 
 FULL = {"widths": (192, 384, 576, 768), "blocks": 3, "attention": (False, True, True, True)}
 # "Encoder blocks 6 and 11, the bottleneck, decoder blocks 7 and 12", and their pooled sizes.
@@ -169,6 +170,13 @@ def test_other_ways_to_halve_a_map_are_refused() -> None:
         from_dhariwal({**state, name: torch.tensor([[[[0.125, 0.375], [0.375, 0.125]]]])})
 
 
+def test_nvlabs_network_whose_norms_have_fewer_groups_is_refused() -> None:
+    with torch.device("meta"):
+        narrow = DhariwalUNet(16, (64, 128), 1, (False, True), 10)
+    with pytest.raises(ImportFailure, match=r"have \[64, 128\] channels; supported are 128 and"):
+        from_dhariwal(narrow.state_dict())
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
@@ -215,3 +223,30 @@ def test_a_module_that_holds_itself_is_refused() -> None:
 def test_a_folder_that_is_there_is_left_alone(openai_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ImportFailure, match=f"^{tmp_path} exists already; choose another folder$"):
         import_edm(openai_file, tmp_path, silent)
+
+
+def test_the_names_of_a_list_are_the_teachers_classes(openai_file: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "imagenet.txt"
+    listed.write_text("".join(f"  breed\t{number}\n" for number in range(10)), "utf-8")
+    folder = import_edm(openai_file, tmp_path / "teacher", silent, listed)
+    assert load_teacher(folder, CPU).class_names == tuple(f"breed {n}" for n in range(10))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"tench\ngoldfish\n", "has 2 names; the teacher has 10 classes"),
+        (b"tench\n" * 9 + b"\n", "has 10 names, some of them blank; the teacher has 10 classes"),
+        (b"\xff\n" * 10, "is not UTF-8: "),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_list_without_a_name_for_each_class_is_refused(
+    content: bytes | None, sentence: str, openai_file: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "imagenet.txt"
+    if content is not None:
+        listed.write_bytes(content)
+    with pytest.raises(TeacherError, match=f"^{listed} {sentence}"):
+        import_edm(openai_file, tmp_path / "teacher", silent, listed)
+    assert [path.name for path in tmp_path.iterdir()] == ["imagenet.txt"] * (content is not None)

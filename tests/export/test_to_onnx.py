@@ -12,6 +12,7 @@ from export.errors import ExportError
 from export.gate.session import open_session
 from export.graph import to_onnx
 from export.graph.to_onnx import OPSET, check_onnx, write_onnx
+from export.graph.to_onnx import _in_order as in_order
 from export.signature import Signature, Tensor
 
 
@@ -62,6 +63,48 @@ def test_large_weights_lie_beside_the_graph(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     pictures = open_session(tmp_path / "model.onnx")({"noise": np.full((3, 2), 1e-3, np.float32)})
     np.testing.assert_array_equal(pictures, np.array([[65, 65]] * 3, np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_transposed_weights_are_written_in_order(tmp_path: Path, monkeypatch, dtype) -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.arange(60_000.0).view(200, 300).to(dtype))
+
+        def forward(self, noise: torch.Tensor) -> torch.Tensor:
+            levels = noise.to(dtype)[:, None, :1].expand(-1, 3, 300) @ self.weight.t()
+            return levels[:, 0, :2].float().to(torch.uint8)
+
+    monkeypatch.setattr(to_onnx, "INLINE_BYTES", 100)
+    written = []
+    monkeypatch.setattr(to_onnx, "_in_order", lambda t: written.append(t) or in_order(t))
+    graph = Product().eval()
+    write_onnx(graph, SMALL, tmp_path / "model.onnx")
+    weights = onnx.load(tmp_path / "model.onnx").graph.initializer
+    (weight,) = (weight for weight in weights if len(weight.dims) == 2)
+    assert len(written) > 0
+    expected = graph.weight.detach().t().float().numpy()
+    assert np.array_equal(onnx.numpy_helper.to_array(weight).astype(np.float32), expected)
+
+
+def test_of_a_table_the_file_has_what_is_used(tmp_path: Path) -> None:
+    """SD 3 has positions for pictures of nine times the pixels: 100 MB and more."""
+
+    class Middle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.arange(180_000.0).view(1, 90_000, 2))
+
+        def forward(self, noise: torch.Tensor) -> torch.Tensor:
+            part = self.table.reshape(1, 300, 300, 2)[:, 100:101, 2:3, :].reshape(-1, 2)
+            return (noise + part).to(torch.uint8)
+
+    file = tmp_path / "model.onnx"
+    write_onnx(Middle().eval(), SMALL, file)
+    assert file.stat().st_size < 2_000
+    pictures = open_session(file)({"noise": np.full((3, 2), -60_000, np.float32)})
+    np.testing.assert_array_equal(pictures, np.array([[4, 5]] * 3, np.uint8))
 
 
 def test_a_graph_whose_batch_is_fixed_fails_the_check(tmp_path: Path) -> None:
