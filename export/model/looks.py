@@ -11,6 +11,13 @@ from safetensors import safe_open
 from export.model.kinds import KINDS, Recipe
 
 STEPS = re.compile(r"(?<![a-z0-9])(\d+)[-_ ]?steps?(?![a-z])")
+# Tensors by which a checkpoint says how it was trained: what, how, and what a scheduler has else.
+MARKS = {
+    "v_pred": ("prediction_type", "v_prediction", "epsilon"),
+    "ztsnr": ("rescale_betas_zero_snr", True, False),
+    "edm_mean": ("noise schedule", "EDM's", "SDXL's"),
+    "edm_vpred.sigma_max": ("noise schedule", "EDM's", "SDXL's"),
+}
 WITNESSES = ("conv_in.weight", "mid_block.resnets.0.conv1.weight", "conv_out.weight")
 
 
@@ -44,6 +51,22 @@ def scheduled_otherwise(model: Path, scheduler: Any, recipe: Recipe) -> Iterator
             f"{model.name} looks like a many-step model: its {type(scheduler).__name__} has "
             f"timestep_spacing={own!r}, and SDXL-Turbo's has 'trailing'"
         )
+
+
+def marked_otherwise(model: Path, scheduler: Any) -> Iterator[str]:
+    """If a single file is marked for another prediction or schedule than it is exported with."""
+    if not model.is_file():
+        return
+    with safe_open(model, "pt") as opened:
+        marks = sorted(MARKS.keys() & set(opened.keys()))
+    for mark in marks:
+        setting, value, default = MARKS[mark]
+        own = scheduler.config.get(setting, default)
+        if own != value:
+            yield (
+                f"{name_of(model)} looks trained with the {setting} {value} by its tensor "
+                f"{mark!r}; it is exported with {own}"
+            )
 
 
 def same_as_base(unet: Any, base: Path | None) -> Iterator[str]:

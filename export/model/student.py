@@ -9,7 +9,12 @@ from export.model.families import Family, family_of, shift_fault
 from export.model.flow import read_flow_step
 from export.model.foreign import Opened, Source, open_pipeline
 from export.model.kinds import Recipe, is_file, named, on_pipeline
-from export.model.looks import named_otherwise, same_as_base, scheduled_otherwise
+from export.model.looks import (
+    marked_otherwise,
+    named_otherwise,
+    same_as_base,
+    scheduled_otherwise,
+)
 from export.model.one_step import OneStep
 from export.model.scheduler import prescribed, read_one_step, recognise
 from export.model.spec import read_spec
@@ -90,6 +95,7 @@ def _unet_step(
     ]
     if chosen is not None:
         pipeline.scheduler = prescribed(chosen, pipeline.scheduler)
+    notes += marked_otherwise(source.model, pipeline.scheduler)
     return read_one_step(pipeline.scheduler, recipe, family.spacing), recipe, notes
 
 

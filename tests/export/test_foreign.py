@@ -235,6 +235,17 @@ def test_a_model_that_looks_like_another_is_noted(base: Path, save: Save, tmp_pa
     assert "looks like the base's own, a many-step model" in notes(base / "unet", "dmd2", base)
 
 
+def test_a_checkpoint_marked_for_another_prediction_is_noted(
+    base: Path, save: Save, whole: Any
+) -> None:
+    marks = {"v_pred": torch.zeros(1), "edm_mean": torch.ones(1)}
+    found = notes(save({**original_checkpoint(whole), **marks}), "dmd2", base)
+    assert (
+        "the prediction_type v_prediction by its tensor 'v_pred'; it is exported with eps" in found
+    )
+    assert "the noise schedule EDM's by its tensor 'edm_mean'; it is exported with SDXL's" in found
+
+
 def test_the_name_is_that_of_the_link_in_a_hubs_cache(base: Path, save: Save) -> None:
     blob = save(micro_unet(seed=9).state_dict(), "0f.safetensors").rename(base.parent / "0f")
     link = base.parent / "snapshots" / "abc" / "sdxl_lightning_4step_unet.safetensors"
