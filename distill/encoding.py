@@ -28,7 +28,7 @@ from tqdm import tqdm
 from distill.conditions import stored_conditions
 from distill.data import DataError, Report, Samples
 from distill.dataset_source import DatasetSource
-from distill.pictures import Resize, read_picture, unit_range
+from distill.pictures import read_picture, unit_range
 from distill.prompts import fitting
 from distill.recipe import Positives, Recipe
 from distill.shards import StoredRows, begin, open_shard, read_note, shard_path, write_shard
@@ -120,7 +120,7 @@ def encode(
         report(f"encoding {left} pictures of {source.name}")
         bar = tqdm(total=source.count, initial=done, desc="encoding", unit="img", disable=None)
         with bar, ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
-            pictures = read_ahead(pool, source.entries(done), teacher.size_px, positives)
+            pictures = read_ahead(pool, source.entries(done), teacher, positives)
             while made := encode_shard(teacher, pictures, positives.batch, bar):
                 tensors, note = made
                 unreadable.check([*notes, note], source.count)
@@ -177,22 +177,26 @@ def open_latents(teacher: Teacher, folder: Path, shards: int) -> StoredRows:
 
 
 def read_ahead(
-    pool: ThreadPoolExecutor, entries: Iterable[Entry], size_px: int, positives: Positives
+    pool: ThreadPoolExecutor, entries: Iterable[Entry], teacher: Teacher, positives: Positives
 ) -> Iterator[Read]:
     """Every entry with its picture, in order, while the next ones are being decoded."""
     waiting: deque[Future[Read]] = deque()
     for entry in entries:
-        waiting.append(pool.submit(read_entry, entry, size_px, positives.resize))
+        waiting.append(pool.submit(read_entry, entry, teacher, positives))
         if len(waiting) > 2 * positives.batch:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
-def read_entry(entry: Entry, size_px: int, resize: Resize) -> Read:
-    """An entry with its picture, or with what is wrong with it."""
+def read_entry(entry: Entry, teacher: Teacher, positives: Positives) -> Read:
+    """An entry with its picture, or with what is wrong with it.
+
+    Captioned ones are turned upright; classes are read as EDM and ADM read ImageNet, as stored.
+    """
+    way = (teacher.size_px, positives.resize, entry.name, teacher.prompted)
     try:
-        return entry, read_picture(entry.content, size_px, resize, entry.name)
+        return entry, read_picture(entry.content, *way)
     except DataError as error:
         return entry, error
 
