@@ -20,7 +20,7 @@ from typing import Protocol
 
 from distill.class_names import CLASSES
 from distill.data import DataError
-from distill.prompts import read_lines
+from distill.prompts import checked, one_line, read_lines
 
 METADATA = "metadata.jsonl"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -91,18 +91,23 @@ def captioned_files(folder: Path) -> Files:
     """The pictures that a folder's `metadata.jsonl` names. DataError names the bad line."""
     path = folder / METADATA
     if not path.is_file():
-        raise DataError(f"positives.folder: {path} does not exist")
+        raise DataError(
+            f"positives.folder: {path} does not exist; positives.dataset.path takes other forms"
+        )
     texts: dict[str, dict[str, int]] = {}  # a dict, so that a repeated line counts once
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-            texts.setdefault(str(entry["file_name"]), {}).setdefault(str(entry["text"]), number)
+            name, text = entry["file_name"], entry["text"]
         except (ValueError, KeyError, TypeError):
             raise DataError(
                 f"{path}, line {number}: not an object with file_name and text: {line[:80]}"
             ) from None
+        place = f"{path}, line {number}"
+        name, text = checked(name, place, "file_name"), checked(text, place, "text")
+        texts.setdefault(name, {}).setdefault(one_line(text), number)
     if not texts:
         raise DataError(f"{path} is empty: there is no prompt to learn")
     return Files(

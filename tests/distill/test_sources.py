@@ -39,6 +39,31 @@ def test_a_line_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     assert groups_of(tmp_path) == {"red": ["a.png"]}
 
 
+def test_captions_are_lines_of_json_whatever_else_ends_a_line(tmp_path: Path) -> None:
+    lines = [
+        {"file_name": "a.png", "text": " red\n"},
+        {"file_name": "b.png", "text": "red"},
+        {"file_name": "c.png", "text": "one\u2028two\x85three"},
+    ]
+    content = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode() + b"\r\n\r\n")
+    assert groups_of(tmp_path) == {"red": ["a.png", "b.png"], "one two three": ["c.png"]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        ({"file_name": "a.png", "text": None}, "the text is 'None'"),
+        ({"file_name": "a.png", "text": ["red"]}, r"the text is \"\['red'\]\""),
+        ({"file_name": None, "text": "red"}, "the file_name is 'None'"),
+    ],
+)
+def test_what_is_no_text_is_not_made_one(tmp_path: Path, entry: object, what: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(entry), "utf-8")
+    with pytest.raises(DataError, match=f"line 1: {what}, which is no text"):
+        captioned_files(tmp_path)
+
+
 @pytest.mark.parametrize(
     "line", ['{"text": "red"', '{"text": "red"}', '{"file_name": "a.png"}', "[1]", '"red"', "3"]
 )
@@ -59,7 +84,7 @@ def test_metadata_that_is_missing_empty_or_no_text_is_named(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"metadata.jsonl is empty: there is no prompt to learn"):
         captioned_files(tmp_path)
     path.write_bytes(b'{"text": "\xff"}')
-    with pytest.raises(DataError, match=r"metadata.jsonl is not UTF-8"):
+    with pytest.raises(DataError, match=r"metadata.jsonl is not UTF-8, line 1: "):
         captioned_files(tmp_path)
 
 
