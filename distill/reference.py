@@ -26,6 +26,7 @@ from distill.generators import digest_of
 from distill.pictures import open_rgb, read_picture
 from distill.presets import NEIGHBOUR_IMAGES, Preset
 from distill.recipe import Evaluate, Recipe
+from distill.sources import visible
 from distill.tally import Statistics, Tally
 
 KEPT = "real-statistics.npz"
@@ -160,7 +161,7 @@ def picture_files(folder: Path) -> list[Path]:
 
     DataError: there are none, or too few to have neighbours.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = [path for path in visible(folder) if path.suffix.lower() in SUFFIXES]
     if len(paths) <= NEIGHBOURS_DENSITY:
         raise DataError(
             f"evaluate.real: {folder} holds {len(paths)} pictures ({', '.join(SUFFIXES)}); at least"
