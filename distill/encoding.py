@@ -90,7 +90,13 @@ def names_of(source: Source, teacher: Teacher, report: Report) -> tuple[str, ...
 def open_source(teacher: Teacher, positives: Positives) -> Source:
     """Where a recipe's pictures come from. DataError: it is not what it must be."""
     if positives.dataset is not None:
-        return DatasetSource(positives.dataset)
+        source = DatasetSource(positives.dataset)
+        if teacher.prompted and source.class_names:
+            raise DataError(
+                f"positives.dataset.text: {positives.dataset.text} of {source.name} holds numbers"
+                " of classes, but this teacher is told prompts"
+            )
+        return source
     assert positives.folder is not None, "the recipe's validation asks for it"
     if positives.source == "images":
         return captioned_files(positives.folder)
