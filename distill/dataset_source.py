@@ -84,7 +84,12 @@ class DatasetSource:
 
     def _undecoded(self, rows: Any) -> Any:
         """The columns wanted, pictures as bytes, and as many rows as are asked for."""
-        features: Mapping[str, Any] = rows.features or {}
+        if rows.features is None:  # of a CSV
+            raise DataError(
+                f"positives.dataset.streaming: the columns of {self.name} are not known before it"
+                " is read as a whole; set it to false"
+            )
+        features: Mapping[str, Any] = rows.features
         wanted = (self.settings.image, self.settings.text.partition(".")[0])
         for key, column in zip(("image", "text"), wanted, strict=True):
             if column not in features:
@@ -104,7 +109,7 @@ class DatasetSource:
             for number, row in enumerate(self._rows.skip(start), start):
                 name = f"{self.name}, row {number}"
                 texts = self._texts(row, name)
-                content = self._content(row[self.settings.image])
+                content = self._content(row[self.settings.image], name)
                 yield Entry(name, content, tuple((number, text) for text in texts))
         except self._causes as error:
             if isinstance(error, DataError):
@@ -127,14 +132,22 @@ class DatasetSource:
             )
         return [one_line(str(text)) for text in texts]
 
-    def _content(self, value: Any) -> Path | bytes:
-        """A picture's bytes or its file; nothing at all is empty bytes, which cannot be read."""
+    def _content(self, value: Any, name: str) -> Path | bytes:
+        """A picture's bytes or its file; nothing at all is empty bytes, which cannot be read.
+
+        DataError: it is neither, as the numbers of its pixels are.
+        """
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
             place = Path(self.settings.path)
             return (place.parent if place.is_file() else place) / value
-        return value if isinstance(value, bytes) else b""
+        if not isinstance(value, bytes | None):
+            raise DataError(
+                f"{name}: {self.settings.image} is a {type(value).__name__}, neither the bytes of a"
+                " picture nor the name of a file"
+            )
+        return value or b""
 
     def _broken(self, error: BaseException) -> DataError:
         if isinstance(error, self._library.exceptions.DatasetGenerationError):

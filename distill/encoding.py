@@ -232,12 +232,13 @@ class Unreadable:
         self.source, self.path = source, path
 
     def check(self, notes: Sequence[Note], count: int | None) -> None:
-        """DataError: they are more than 1 % of `count`, if that is known."""
-        skipped = self._listed(notes)
-        if count is not None and len(skipped) > MOST_UNREADABLE * count:
+        """DataError: they are more than 1 % of `count`, or all so far where that is not known."""
+        skipped, met = self._listed(notes), sum(note["entries"] for note in notes)
+        most = met - 1 if count is None else MOST_UNREADABLE * count
+        if len(skipped) > most:
             raise DataError(
-                f"{len(skipped)} of {count} pictures of {self.source.name} cannot be read, more"
-                f" than {MOST_UNREADABLE:.0%}; all that were met are named in {self.path}, the"
+                f"{len(skipped)} of {count or met} pictures of {self.source.name} cannot be read,"
+                f" more than {MOST_UNREADABLE:.0%}; all that were met are named in {self.path}, the"
                 f" first: {skipped[0]}"
             )
 

@@ -149,6 +149,33 @@ def test_a_table_of_files_has_them_beside_it(tmp_path: Path) -> None:
         assert entry.content == tmp_path / "0.png"
 
 
+def test_a_csv_is_read_as_a_whole(tmp_path: Path, cached: None) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "rows.csv").write_text("image,text\n0.png,red\n1.png,blue\n")
+    with pytest.raises(DataError, match=r"dataset\.streaming: the columns of .*; set it to false"):
+        DatasetSource(Dataset(path=str(folder)))
+    source = DatasetSource(Dataset(path=str(folder), streaming=False))
+    assert [e.content for e in source.entries(0)] == [folder / "0.png", folder / "1.png"]
+
+
+def test_numbers_of_pixels_are_refused_with_their_row(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [[0, 255]], "text": ["red"]}), tmp_path / "p.parquet")
+    source = DatasetSource(Dataset(path=str(tmp_path / "p.parquet")))
+    with pytest.raises(DataError, match=r"row 0: image is a list, neither the bytes of a picture"):
+        list(source.entries(0))
+
+
+def test_a_stream_of_which_nothing_can_be_read_ends_with_its_first_shard(
+    teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    table = pa.table({"image": ["no.png"] * 40, "text": ["red"] * 40})
+    pq.write_table(table, tmp_path / "p.parquet")
+    settings = "positives={source: images, dataset: {path: p.parquet}, batch: 1}"
+    with pytest.raises(DataError, match=r"^16 of 16 pictures of .*p\.parquet cannot be read, more"):
+        picture_samples(teacher, tiny_recipe(tmp_path, tiny_sdxl, settings), silent)
+
+
 def test_why_a_copy_cannot_be_made_is_told(tmp_path: Path, cached: None) -> None:
     folder = write_parquet(tmp_path / "data")
     pq.write_table(pa.table({"image": [png(0)], "text": [3.5]}), folder / "train-00001.parquet")
