@@ -55,7 +55,7 @@ def whole(file: Path, found: Sequence[str], classes: int) -> tuple[str, ...]:
 def read_text(file: Path) -> str:
     """A text file. TeacherError: it cannot be read, or is not UTF-8."""
     try:
-        return file.read_text("utf-8")
+        return file.read_text("utf-8-sig")
     except OSError as error:
         raise TeacherError(f"{file} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

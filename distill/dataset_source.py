@@ -6,6 +6,7 @@ downloaded only for a path that begins with hub:. Pictures are taken as bytes an
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.data import DataError
-from distill.prompts import load_library
+from distill.prompts import load_library, one_line
 from distill.recipe import Dataset
 from distill.sources import Entry
 
@@ -59,7 +60,16 @@ class DatasetSource:
             )
         if any((path / name).is_file() for name in SAVED):
             saved = library.load_from_disk(path)
-            return saved[settings.split] if hasattr(saved, "keys") else saved
+            if not hasattr(saved, "keys"):
+                return saved
+            if settings.split not in saved:
+                raise ValueError(f"it has no split {settings.split}; it has {', '.join(saved)}")
+            return saved[settings.split]
+        if tars := img2dataset_tars(path):
+            files = {settings.split: tars}
+            return library.load_dataset(
+                "webdataset", data_files=files, streaming=settings.streaming, **options
+            )
         if path.is_dir():
             return library.load_dataset(
                 str(path), settings.name, streaming=settings.streaming, **options
@@ -68,13 +78,18 @@ class DatasetSource:
             raise FileNotFoundError("it does not exist")
         if path.suffix not in BUILDERS:
             raise ValueError(f"a file must end in {', '.join(BUILDERS)}")
-        files = {settings.split: str(path)}
+        files = {settings.split: [glob.escape(str(path))]}
         kind = BUILDERS[path.suffix]
         return library.load_dataset(kind, data_files=files, streaming=settings.streaming, **options)
 
     def _undecoded(self, rows: Any) -> Any:
         """The columns wanted, pictures as bytes, and as many rows as are asked for."""
-        features: Mapping[str, Any] = rows.features or {}
+        if rows.features is None:  # of a CSV
+            raise DataError(
+                f"positives.dataset.streaming: the columns of {self.name} are not known before it"
+                " is read as a whole; set it to false"
+            )
+        features: Mapping[str, Any] = rows.features
         wanted = (self.settings.image, self.settings.text.partition(".")[0])
         for key, column in zip(("image", "text"), wanted, strict=True):
             if column not in features:
@@ -94,7 +109,7 @@ class DatasetSource:
             for number, row in enumerate(self._rows.skip(start), start):
                 name = f"{self.name}, row {number}"
                 texts = self._texts(row, name)
-                content = self._content(row[self.settings.image])
+                content = self._content(row[self.settings.image], name)
                 yield Entry(name, content, tuple((number, text) for text in texts))
         except self._causes as error:
             if isinstance(error, DataError):
@@ -115,17 +130,28 @@ class DatasetSource:
             raise DataError(
                 f"{name}: {self.settings.text} is {str(value)[:60]!r}, neither a text nor a number"
             )
-        return [str(text) for text in texts]
+        return [one_line(str(text)) for text in texts]
 
-    def _content(self, value: Any) -> Path | bytes:
-        """A picture's bytes or its file; nothing at all is empty bytes, which cannot be read."""
+    def _content(self, value: Any, name: str) -> Path | bytes:
+        """A picture's bytes or its file; nothing at all is empty bytes, which cannot be read.
+
+        DataError: it is neither, as the numbers of its pixels are.
+        """
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
-            return Path(self.settings.path) / value
-        return value if isinstance(value, bytes) else b""
+            place = Path(self.settings.path)
+            return (place.parent if place.is_file() else place) / value
+        if not isinstance(value, bytes | None):
+            raise DataError(
+                f"{name}: {self.settings.image} is a {type(value).__name__}, neither the bytes of a"
+                " picture nor the name of a file"
+            )
+        return value or b""
 
     def _broken(self, error: BaseException) -> DataError:
+        if isinstance(error, self._library.exceptions.DatasetGenerationError):
+            error = error.__cause__ or error  # which says what it is
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return DataError(f"positives.dataset: {self.name} cannot be read: {reason}")
 
@@ -140,3 +166,13 @@ class DatasetSource:
                     facts = (path.relative_to(top), stat.st_size, stat.st_mtime_ns)
                     digest.update(f"{facts}\n".encode())
         return digest.hexdigest()
+
+
+def img2dataset_tars(folder: Path) -> list[str]:
+    """The tars of a folder that img2dataset wrote; none: it is another.
+
+    Each has a Parquet table of its captions beside it, which `datasets` would open instead.
+    """
+    if not any(folder.glob("*_stats.json")):
+        return []
+    return [glob.escape(str(path)) for path in sorted(folder.glob("*.tar"))]

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from distill.conditions import stored_conditions
 from distill.data import DataError, Report, Samples
 from distill.dataset_source import DatasetSource
-from distill.pictures import Resize, read_picture, unit_range
+from distill.pictures import read_picture, unit_range
 from distill.prompts import fitting
 from distill.recipe import Positives, Recipe
 from distill.shards import StoredRows, begin, open_shard, read_note, shard_path, write_shard
@@ -90,7 +90,13 @@ def names_of(source: Source, teacher: Teacher, report: Report) -> tuple[str, ...
 def open_source(teacher: Teacher, positives: Positives) -> Source:
     """Where a recipe's pictures come from. DataError: it is not what it must be."""
     if positives.dataset is not None:
-        return DatasetSource(positives.dataset)
+        source = DatasetSource(positives.dataset)
+        if teacher.prompted and source.class_names:
+            raise DataError(
+                f"positives.dataset.text: {positives.dataset.text} of {source.name} holds numbers"
+                " of classes, but this teacher is told prompts"
+            )
+        return source
     assert positives.folder is not None, "the recipe's validation asks for it"
     if positives.source == "images":
         return captioned_files(positives.folder)
@@ -120,7 +126,7 @@ def encode(
         report(f"encoding {left} pictures of {source.name}")
         bar = tqdm(total=source.count, initial=done, desc="encoding", unit="img", disable=None)
         with bar, ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
-            pictures = read_ahead(pool, source.entries(done), teacher.size_px, positives)
+            pictures = read_ahead(pool, source.entries(done), teacher, positives)
             while made := encode_shard(teacher, pictures, positives.batch, bar):
                 tensors, note = made
                 unreadable.check([*notes, note], source.count)
@@ -177,22 +183,26 @@ def open_latents(teacher: Teacher, folder: Path, shards: int) -> StoredRows:
 
 
 def read_ahead(
-    pool: ThreadPoolExecutor, entries: Iterable[Entry], size_px: int, positives: Positives
+    pool: ThreadPoolExecutor, entries: Iterable[Entry], teacher: Teacher, positives: Positives
 ) -> Iterator[Read]:
     """Every entry with its picture, in order, while the next ones are being decoded."""
     waiting: deque[Future[Read]] = deque()
     for entry in entries:
-        waiting.append(pool.submit(read_entry, entry, size_px, positives.resize))
+        waiting.append(pool.submit(read_entry, entry, teacher, positives))
         if len(waiting) > 2 * positives.batch:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
-def read_entry(entry: Entry, size_px: int, resize: Resize) -> Read:
-    """An entry with its picture, or with what is wrong with it."""
+def read_entry(entry: Entry, teacher: Teacher, positives: Positives) -> Read:
+    """An entry with its picture, or with what is wrong with it.
+
+    Captioned ones are turned upright; classes are read as EDM and ADM read ImageNet, as stored.
+    """
+    way = (teacher.size_px, positives.resize, entry.name, teacher.prompted)
     try:
-        return entry, read_picture(entry.content, size_px, resize, entry.name)
+        return entry, read_picture(entry.content, *way)
     except DataError as error:
         return entry, error
 
@@ -222,12 +232,13 @@ class Unreadable:
         self.source, self.path = source, path
 
     def check(self, notes: Sequence[Note], count: int | None) -> None:
-        """DataError: they are more than 1 % of `count`, if that is known."""
-        skipped = self._listed(notes)
-        if count is not None and len(skipped) > MOST_UNREADABLE * count:
+        """DataError: they are more than 1 % of `count`, or all so far where that is not known."""
+        skipped, met = self._listed(notes), sum(note["entries"] for note in notes)
+        most = met - 1 if count is None else MOST_UNREADABLE * count
+        if len(skipped) > most:
             raise DataError(
-                f"{len(skipped)} of {count} pictures of {self.source.name} cannot be read, more"
-                f" than {MOST_UNREADABLE:.0%}; all that were met are named in {self.path}, the"
+                f"{len(skipped)} of {count or met} pictures of {self.source.name} cannot be read,"
+                f" more than {MOST_UNREADABLE:.0%}; all that were met are named in {self.path}, the"
                 f" first: {skipped[0]}"
             )
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
+
+from tqdm import tqdm
 
 from distill.data import DataError, Report
 from distill.teachers.teacher import Teacher
@@ -45,8 +47,7 @@ def every_prompt(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"positives.prompts: {path} does not exist")
     found = reader(path)(path)
-    stripped = (" ".join(prompt.splitlines()).strip() for prompt in found)
-    prompts = [prompt for prompt in stripped if prompt]
+    prompts = [prompt for prompt in map(one_line, found) if prompt]
     if not prompts:
         raise DataError(f"positives.prompts: {path} is empty, so the prompt bank would be too")
     return prompts
@@ -67,11 +68,22 @@ def reader(path: Path) -> Callable[[Path], Iterator[str] | list[str]]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file. DataError: it is not UTF-8."""
+    """The lines of a text file, blank ones at its end left out. DataError: it is not UTF-8.
+
+    A line ends where editors and JSONL end it; `str.splitlines` ends it at U+2028 and others too.
+    """
+    content = path.read_bytes()
     try:
-        return path.read_text("utf-8").splitlines()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error}") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} is not UTF-8, line {line}: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
+
+
+def one_line(text: str) -> str:
+    """A text as prompts are: on one line, without space around it or a mark of byte order."""
+    return " ".join(text.removeprefix("\ufeff").splitlines()).strip()
 
 
 def read_objects(path: Path) -> Iterator[str]:
@@ -81,8 +93,8 @@ def read_objects(path: Path) -> Iterator[str]:
             continue
         try:
             entry = json.loads(line)
-            prompt = next(entry[key] for key in KEYS if key in entry)
-        except (ValueError, TypeError, StopIteration):
+            prompt = entry[key_among(entry.keys())]
+        except (ValueError, AttributeError, KeyError):
             raise DataError(
                 f"{path}, line {number}: not an object with {', '.join(KEYS[:-1])} or {KEYS[-1]}:"
                 f" {line[:80]}"
@@ -96,7 +108,7 @@ def read_column(path: Path) -> Iterator[str]:
     try:
         with parquet.ParquetFile(path) as file:
             names: list[str] = file.schema_arrow.names
-            column = next((key for key in KEYS if key in names), None)
+            column = key_among(names)
             if column is None:
                 raise DataError(
                     f"{path} has the columns {', '.join(names)}; one of {', '.join(KEYS)} is needed"
@@ -110,10 +122,16 @@ def read_column(path: Path) -> Iterator[str]:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
 
 
-def checked(prompt: object, place: str) -> str:
+def key_among(names: Iterable[str]) -> str | None:
+    """The name that prompts have, as it is written there: public data sets have Prompt and TEXT."""
+    spelled = {name.lower(): name for name in names}
+    return next((spelled[key] for key in KEYS if key in spelled), None)
+
+
+def checked(prompt: object, place: str, what: str = "prompt") -> str:
     """A prompt as text; a class number may stand as a number. DataError names the place."""
     if isinstance(prompt, bool) or not isinstance(prompt, str | int):
-        raise DataError(f"{place}: the prompt is {str(prompt)[:60]!r}, which is no text")
+        raise DataError(f"{place}: the {what} is {str(prompt)[:60]!r}, which is no text")
     return str(prompt)
 
 
@@ -138,7 +156,8 @@ def fitting(
     same = {text: text for text in texts}
     if not isinstance(teacher, Tokenizing):
         return same
-    errors = {text: error for text in same if (error := teacher.length_error(text)) is not None}
+    bar = tqdm(same, desc="lengths", unit="text", disable=None, leave=False)
+    errors = {text: error for text in bar if (error := teacher.length_error(text)) is not None}
     if not errors:
         return same
     if long_prompts == "refuse":

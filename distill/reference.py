@@ -23,9 +23,10 @@ from distill.data import DataError
 from distill.feature_networks import Inception, file_digest
 from distill.fidelity import NEIGHBOURS_DENSITY, Gaussian
 from distill.generators import digest_of
-from distill.pictures import read_picture
+from distill.pictures import open_rgb, read_picture
 from distill.presets import NEIGHBOUR_IMAGES, Preset
 from distill.recipe import Evaluate, Recipe
+from distill.sources import visible
 from distill.tally import Statistics, Tally
 
 KEPT = "real-statistics.npz"
@@ -152,11 +153,7 @@ def loader_at(recipe: Recipe, size_px: int) -> Opener:
 
 def open_whole(path: Path) -> Image.Image:
     """A picture as RGB, as large as it is. DataError: it is none."""
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"picture {path} cannot be read: {error}") from error
+    return open_rgb(path, path)
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -164,7 +161,7 @@ def picture_files(folder: Path) -> list[Path]:
 
     DataError: there are none, or too few to have neighbours.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = [path for path in visible(folder) if path.suffix.lower() in SUFFIXES]
     if len(paths) <= NEIGHBOURS_DENSITY:
         raise DataError(
             f"evaluate.real: {folder} holds {len(paths)} pictures ({', '.join(SUFFIXES)}); at least"

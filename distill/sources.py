@@ -7,12 +7,16 @@ FOLDER/0/a.png          a folder per class, named by its number, or
        cat/a.png        by its name, whose line in FOLDER/classes.txt is its number, from 0; without
                         that file the teacher's own names count, or else the order of the folders,
                         of which there must be one for each class
+
+FOLDER/dataset.json     {"labels": [["00000/img00000000.png", 6], ...]}, as EDM's dataset_tool.py
+                        writes it: then the folders are no classes
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +24,10 @@ from typing import Protocol
 
 from distill.class_names import CLASSES
 from distill.data import DataError
-from distill.prompts import read_lines
+from distill.prompts import checked, one_line, read_lines
 
 METADATA = "metadata.jsonl"
+LABELS = "dataset.json"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -91,18 +96,23 @@ def captioned_files(folder: Path) -> Files:
     """The pictures that a folder's `metadata.jsonl` names. DataError names the bad line."""
     path = folder / METADATA
     if not path.is_file():
-        raise DataError(f"positives.folder: {path} does not exist")
+        raise DataError(
+            f"positives.folder: {path} does not exist; positives.dataset.path takes other forms"
+        )
     texts: dict[str, dict[str, int]] = {}  # a dict, so that a repeated line counts once
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-            texts.setdefault(str(entry["file_name"]), {}).setdefault(str(entry["text"]), number)
+            name, text = entry["file_name"], entry["text"]
         except (ValueError, KeyError, TypeError):
             raise DataError(
                 f"{path}, line {number}: not an object with file_name and text: {line[:80]}"
             ) from None
+        place = f"{path}, line {number}"
+        name, text = checked(name, place, "file_name"), checked(text, place, "text")
+        texts.setdefault(name, {}).setdefault(one_line(text), number)
     if not texts:
         raise DataError(f"{path} is empty: there is no prompt to learn")
     return Files(
@@ -115,6 +125,8 @@ def class_files(folder: Path, classes: int, class_names: Sequence[str] = ()) -> 
 
     `classes` and `class_names` are the teacher's. DataError: the folders are not as at the head.
     """
+    if (folder / LABELS).is_file():
+        return labelled_files(folder / LABELS)
     folders = class_folders(folder)
     listed = class_list(folder, list(folders), classes, class_names)
     numbers = {name: listed.index(name) if listed else int(name) for name in folders}
@@ -125,18 +137,43 @@ def class_files(folder: Path, classes: int, class_names: Sequence[str] = ()) -> 
     return Files(folder, texts, tuple(listed))
 
 
+def labelled_files(path: Path) -> Files:
+    """The pictures that a `dataset.json` gives a class, class by class. DataError: it is broken."""
+    try:
+        labels = {str(name): number for name, number in json.loads(path.read_bytes())["labels"]}
+    except (ValueError, KeyError, TypeError):
+        labels = {}
+    if not labels or any(type(number) is not int for number in labels.values()):
+        raise DataError(
+            f'{path} must hold the classes of pictures, {{"labels": [["00000/img00000000.png", 6],'
+            " ...]}; delete it if the folders beside it are the classes"
+        )
+    ordered = sorted(labels.items(), key=lambda item: (item[1], item[0]))
+    return Files(path.parent, {name: [(number, str(number))] for name, number in ordered})
+
+
 def class_folders(folder: Path) -> dict[str, list[Path]]:
     """The pictures of every class folder, by its name. DataError: there is none, or none in one."""
     if not folder.is_dir():
-        raise DataError(f"positives.folder: {folder} does not exist")
+        wrong = "is a file; unpack it" if folder.is_file() else "does not exist"
+        raise DataError(f"positives.folder: {folder} {wrong}")
     found: dict[str, list[Path]] = {}
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found[place.name] = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+    for place in sorted(folder.glob("[!.]*/")):
+        found[place.name] = [path for path in visible(place) if path.suffix.lower() in SUFFIXES]
         if not found[place.name]:
             raise DataError(f"class folder {place} holds no picture")
     if not found:
         raise DataError(f"positives.folder: {folder} holds no folder of a class")
     return found
+
+
+def visible(folder: Path) -> list[Path]:
+    """The files under a folder in order, but for what systems hide there (`._1.png`, `.cache/`)."""
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+    return sorted(found)
 
 
 def class_list(

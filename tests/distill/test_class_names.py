@@ -88,6 +88,20 @@ def test_a_teachers_names_that_are_broken_are_refused(
         load_teacher(edm, CPU)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("classes.txt", "\r\n".join(BEASTS)),
+        ("id2label.json", json.dumps(dict(enumerate(BEASTS)))),
+    ],
+)
+def test_a_mark_of_byte_order_is_no_part_of_a_teachers_names(
+    edm: Path, name: str, content: str
+) -> None:
+    (edm / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert load_teacher(edm, CPU).class_names == BEASTS
+
+
 def test_a_data_set_names_the_classes_of_its_labels(tmp_path: Path) -> None:
     label = {"names": ["ant", "bee"], "_type": "ClassLabel"}
     info = {"info": {"features": {"image": {"dtype": "binary", "_type": "Value"}, "label": label}}}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from picture_folders import write_classes
+from PIL import Image
 from tiny_classes import save_tiny_edm
 from tiny_training import CPU, silent, tiny_recipe
 
@@ -42,6 +43,17 @@ def test_pixels_are_kept_as_bytes_and_read_as_the_teacher_sees_them(
     assert (kept.dtype, kept.shape) == (torch.uint8, (6, 3, 16, 16))
     expected = unit_range(read_picture(folder / "3" / "1.png", 16, "adm"))
     assert torch.equal(samples.latents[torch.tensor([[4]])][0, 0], expected)
+
+
+def test_classes_are_read_as_they_lie_there(edm: Teacher, tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "classes", ("0",), 1, 16)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    with Image.open(folder / "0" / "0.png") as image:
+        image.save(folder / "0" / "0.png", exif=exif)
+    stored = unit_range(read_picture(folder / "0" / "0.png", 16, "adm", upright=False))
+    samples = picture_samples(edm, class_recipe(tmp_path, tmp_path), silent)
+    assert torch.equal(samples.latents[:][0], stored)
 
 
 def test_another_way_of_resizing_is_encoded_again(edm: Teacher, tmp_path: Path) -> None:

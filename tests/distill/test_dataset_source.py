@@ -113,6 +113,89 @@ def test_what_save_to_disk_wrote_is_opened(tmp_path: Path) -> None:
     assert source.count == 3
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+def test_what_img2dataset_wrote_is_read_from_its_tars(
+    tmp_path: Path, cached: None, streaming: bool
+) -> None:
+    folder = write_tars(tmp_path / "laion [1]")
+    for number in range(2):
+        pq.write_table(pa.table({"url": ["a"], "caption": ["b"]}), folder / f"{number:03d}.parquet")
+        (folder / f"{number:03d}_stats.json").write_text('{"count": 3}')
+    settings = Dataset(path=str(folder), image="png", text="txt", streaming=streaming)
+    assert [e.texts[0][1] for e in DatasetSource(settings).entries(0)] == [*TEXTS, "red"]
+    settings = settings.model_copy(update={"path": str(folder / "001.tar")})
+    assert [e.content for e in DatasetSource(settings).entries(0)] == [png(n) for n in (3, 4, 5)]
+
+
+def test_a_split_that_was_not_saved_is_named(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_dict({"image": [png(0)], "text": ["red"]})
+    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"saved cannot be read: it has no split test; it has t"):
+        DatasetSource(Dataset(path=str(tmp_path / "saved"), split="test"))
+
+
+def test_captions_are_on_one_line_without_space_around_them(tmp_path: Path) -> None:
+    texts = ["red\n", " red", "\ufeffred", "a red\r\ncircle", ""]
+    folder = write_parquet(tmp_path / "data", texts=texts)
+    entries = DatasetSource(Dataset(path=str(folder))).entries(0)
+    assert [e.texts[0][1] for e in entries] == ["red", "red", "red", "a red circle", ""]
+
+
+def test_a_table_of_files_has_them_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(png(0))
+    pq.write_table(pa.table({"image": ["0.png"], "text": ["red"]}), tmp_path / "p.parquet")
+    for path in (tmp_path, tmp_path / "p.parquet"):
+        entry = next(DatasetSource(Dataset(path=str(path / "."))).entries(0))
+        assert entry.content == tmp_path / "0.png"
+
+
+def test_a_csv_is_read_as_a_whole(tmp_path: Path, cached: None) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "rows.csv").write_text("image,text\n0.png,red\n1.png,blue\n")
+    with pytest.raises(DataError, match=r"dataset\.streaming: the columns of .*; set it to false"):
+        DatasetSource(Dataset(path=str(folder)))
+    source = DatasetSource(Dataset(path=str(folder), streaming=False))
+    assert [e.content for e in source.entries(0)] == [folder / "0.png", folder / "1.png"]
+
+
+def test_numbers_of_pixels_are_refused_with_their_row(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [[0, 255]], "text": ["red"]}), tmp_path / "p.parquet")
+    source = DatasetSource(Dataset(path=str(tmp_path / "p.parquet")))
+    with pytest.raises(DataError, match=r"row 0: image is a list, neither the bytes of a picture"):
+        list(source.entries(0))
+
+
+def test_a_stream_of_which_nothing_can_be_read_ends_with_its_first_shard(
+    teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    table = pa.table({"image": ["no.png"] * 40, "text": ["red"] * 40})
+    pq.write_table(table, tmp_path / "p.parquet")
+    settings = "positives={source: images, dataset: {path: p.parquet}, batch: 1}"
+    with pytest.raises(DataError, match=r"^16 of 16 pictures of .*p\.parquet cannot be read, more"):
+        picture_samples(teacher, tiny_recipe(tmp_path, tiny_sdxl, settings), silent)
+
+
+def test_why_a_copy_cannot_be_made_is_told(tmp_path: Path, cached: None) -> None:
+    folder = write_parquet(tmp_path / "data")
+    pq.write_table(pa.table({"image": [png(0)], "text": [3.5]}), folder / "train-00001.parquet")
+    with pytest.raises(DataError, match=r"data cannot be read: .*[Cc]ast"):
+        DatasetSource(Dataset(path=str(folder), streaming=False))
+
+
+def test_numbers_of_classes_are_no_prompts(
+    teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    features = datasets.Features(
+        {"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    rows = datasets.Dataset.from_dict({"image": [png(0)], "label": [1]}, features=features)
+    rows.save_to_disk(tmp_path / "data")
+    settings = "positives={source: images, dataset: {path: data, text: label}}"
+    with pytest.raises(DataError, match=r"label of .*data holds numbers of classes, but this te"):
+        picture_samples(teacher, tiny_recipe(tmp_path, tiny_sdxl, settings), silent)
+
+
 def test_several_captions_of_a_picture_are_texts_of_it(tmp_path: Path) -> None:
     folder = write_parquet(tmp_path / "data", texts=[["red", "blue"]] + [["red"]] * 4)
     first = next(DatasetSource(Dataset(path=str(folder))).entries(0))

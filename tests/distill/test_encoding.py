@@ -49,6 +49,20 @@ def test_pictures_become_latents_grouped_by_text(
     assert torch.allclose(samples.conditions[torch.tensor(1)].parts["prompt"], blue, atol=1e-5)
 
 
+def test_captioned_pictures_are_turned_upright(
+    teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path
+) -> None:
+    folder = write_pictures(tmp_path / "pictures", 1)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    with Image.open(folder / "0.png") as image:
+        image.save(folder / "0.png", exif=exif)
+    picture = unit_range(read_picture(folder / "0.png", 64, "lanczos", upright=True))
+    samples = picture_samples(teacher, folder_recipe(tmp_path, tiny_sdxl), silent)
+    turned = teacher.encode_pictures(picture[None])[0]
+    assert torch.allclose(everything(samples)[0], turned, atol=1e-5)
+
+
 def test_latents_are_kept_until_a_picture_or_a_caption_changes(
     teacher: SdxlTeacher, tiny_sdxl: Path, tmp_path: Path
 ) -> None:

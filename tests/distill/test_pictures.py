@@ -1,12 +1,13 @@
 """Pictures of any size and mode become squares."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from picture_folders import write_pictures
-from PIL import Image
+from PIL import Image, ImageOps
 
 from distill.data import DataError
 from distill.pictures import read_picture, unit_range
@@ -74,5 +75,63 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, cause in (("text", "cannot identify"), ("torn", "truncated"), ("no", "No such file")):
         with pytest.raises(DataError, match=rf"picture .*{name}\.png cannot be read: .*{cause}"):
             read_picture(tmp_path / f"{name}.png", 8, "lanczos")
-    with pytest.raises(DataError, match="picture row 3 cannot be read: cannot identify"):
+    with pytest.raises(DataError, match="picture row 3 cannot be read: it is empty"):
         read_picture(b"", 8, "lanczos", "row 3")
+    with pytest.raises(DataError, match=r"picture row 4 cannot be read: .*invalid literal"):
+        read_picture(b"P6 4? 4 255 ", 8, "lanczos", "row 4")
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_exif_data_say_where_that_is_asked_for(
+    kind: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    content = saved(Image.fromarray(noise(8, 8)), kind, exif=exif)
+    stored = Image.open(io.BytesIO(content))
+    for upright, expected in ((False, stored), (True, ImageOps.exif_transpose(stored))):
+        picture = read_picture(content, 8, "lanczos", upright=upright).permute(1, 2, 0)
+        assert np.array_equal(picture, expected.convert("RGB"))
+
+
+def test_broken_exif_data_say_nothing() -> None:
+    content = saved(Image.new("RGB", (8, 8)), "WEBP", exif=b"Exif\0\0no data", lossless=True)
+    assert not read_picture(content, 8, "lanczos", upright=True).any()
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "options"),
+    [
+        (Image.new("RGBA", (8, 8), (10, 200, 30, 0)), "PNG", {}),
+        (Image.new("RGBA", (8, 8), (10, 200, 30, 0)), "WEBP", {}),
+        (Image.new("LA", (8, 8), (0, 0)), "PNG", {}),
+        (Image.new("P", (8, 8)), "GIF", {"transparency": 0}),
+        (Image.new("P", (8, 8)), "PNG", {"transparency": bytes(256)}),
+    ],
+)
+def test_what_is_transparent_becomes_white(
+    image: Image.Image, kind: str, options: dict[str, object]
+) -> None:
+    assert read_picture(saved(image, kind, **options), 8, "adm").unique().tolist() == [255]
+
+
+def test_what_is_opaque_keeps_its_colours() -> None:
+    image = Image.fromarray(noise(8, 8))
+    image.putalpha(255)
+    picture = read_picture(saved(image, "PNG"), 8, "lanczos").permute(1, 2, 0)
+    assert np.array_equal(picture, noise(8, 8))
+
+
+def test_of_sixteen_bits_the_upper_eight_are_kept() -> None:
+    grey = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+    picture = read_picture(saved(Image.fromarray(grey), "PNG"), 8, "lanczos")
+    assert np.array_equal(picture, np.broadcast_to(grey >> 8, (3, 8, 8)))
+    with pytest.raises(DataError, match=r"numbers without a known range \(mode F\)"):
+        read_picture(saved(Image.new("F", (8, 8)), "TIFF"), 8, "lanczos")

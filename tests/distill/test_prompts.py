@@ -28,6 +28,15 @@ def test_prompts_are_lines_without_blanks_and_repetitions(tmp_path: Path) -> Non
     assert every_prompt(path) == ["a red circle", "blue", "a red circle"]
 
 
+def test_prompts_are_those_of_any_editor_and_end_where_lines_do(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffa red circle \r\n\r\none\u2028two\x85three\r\nblue\r\n".encode())
+    assert read_prompts(path) == ("a red circle", "one two three", "blue")
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "one\xe2\x80\xa8two"}\n{"Prompt": "blue"}\n')
+    assert read_prompts(path) == ("one two", "blue")
+
+
 def test_prompts_of_objects_may_have_any_of_the_names(tmp_path: Path) -> None:
     lines = [{"prompt": "red"}, {"text": "two\nlines"}, {"caption": 3, "id": 7}, "", {"text": " "}]
     assert read_prompts(written(tmp_path / "p.jsonl", *lines)) == ("red", "two lines", "3")
@@ -50,7 +59,7 @@ def test_a_prompt_that_is_no_text_is_named(tmp_path: Path, value: object) -> Non
     assert str(error.value) == f"{path}, line 1: the prompt is {str(value)!r}, which is no text"
 
 
-@pytest.mark.parametrize("column", ["prompt", "text", "caption"])
+@pytest.mark.parametrize("column", ["prompt", "text", "caption", "Prompt", "TEXT"])
 def test_prompts_of_a_table_are_one_column(tmp_path: Path, column: str) -> None:
     table = pa.table({"id": [1, 2, 3], column: ["red", "blue", "red"]})
     pq.write_table(table, tmp_path / "p.parquet", row_group_size=2)
@@ -76,8 +85,8 @@ def test_prompts_that_are_missing_empty_or_no_text_are_named(tmp_path: Path) -> 
         read_prompts(path)
     with pytest.raises(DataError, match=r"prompts\.txt is empty, so the prompt bank would be too"):
         read_prompts(written(path, "", "  "))
-    path.write_bytes(b"red\xff")
-    with pytest.raises(DataError, match=r"prompts\.txt is not UTF-8"):
+    path.write_bytes(b"red\nblue\ncaf\xe9\n")
+    with pytest.raises(DataError, match=r"prompts\.txt is not UTF-8, line 3: .* byte 0xe9"):
         read_prompts(path)
     with pytest.raises(DataError, match=r"ends in \.csv; allowed are \.txt, \.jsonl and \.parquet"):
         read_prompts(written(tmp_path / "prompts.csv", "red"))

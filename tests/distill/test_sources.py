@@ -39,6 +39,31 @@ def test_a_line_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     assert groups_of(tmp_path) == {"red": ["a.png"]}
 
 
+def test_captions_are_lines_of_json_whatever_else_ends_a_line(tmp_path: Path) -> None:
+    lines = [
+        {"file_name": "a.png", "text": " red\n"},
+        {"file_name": "b.png", "text": "red"},
+        {"file_name": "c.png", "text": "one\u2028two\x85three"},
+    ]
+    content = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode() + b"\r\n\r\n")
+    assert groups_of(tmp_path) == {"red": ["a.png", "b.png"], "one two three": ["c.png"]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        ({"file_name": "a.png", "text": None}, "the text is 'None'"),
+        ({"file_name": "a.png", "text": ["red"]}, r"the text is \"\['red'\]\""),
+        ({"file_name": None, "text": "red"}, "the file_name is 'None'"),
+    ],
+)
+def test_what_is_no_text_is_not_made_one(tmp_path: Path, entry: object, what: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(entry), "utf-8")
+    with pytest.raises(DataError, match=f"line 1: {what}, which is no text"):
+        captioned_files(tmp_path)
+
+
 @pytest.mark.parametrize(
     "line", ['{"text": "red"', '{"text": "red"}', '{"file_name": "a.png"}', "[1]", '"red"', "3"]
 )
@@ -59,7 +84,7 @@ def test_metadata_that_is_missing_empty_or_no_text_is_named(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"metadata.jsonl is empty: there is no prompt to learn"):
         captioned_files(tmp_path)
     path.write_bytes(b'{"text": "\xff"}')
-    with pytest.raises(DataError, match=r"metadata.jsonl is not UTF-8"):
+    with pytest.raises(DataError, match=r"metadata.jsonl is not UTF-8, line 1: "):
         captioned_files(tmp_path)
 
 
@@ -84,6 +109,43 @@ def test_class_folders_may_be_named_by_a_list(tmp_path: Path) -> None:
     assert files.class_names == ("cat", "dog", "ant")
 
 
+def test_a_list_may_be_written_by_another_editor(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "c", ("cat", "ant"), 1, 4)
+    (folder / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\nant \r\n\r\n\r\n")
+    assert class_files(folder, 2).class_names == ("cat", "ant")
+
+
+def test_what_systems_leave_in_class_folders_is_no_picture_and_no_class(tmp_path: Path) -> None:
+    write_classes(tmp_path / "elsewhere", ("n02",), 2, 4)
+    folder = write_classes(tmp_path / "c", ("n01", ".cache"), 1, 4)
+    write_classes(folder / "n01", (".ipynb_checkpoints",), 1, 4)
+    (folder / "n02").symlink_to(tmp_path / "elsewhere" / "n02")
+    (folder / "n01" / "0.png").rename(folder / "n01" / "n01_0.JPEG")
+    for name in (".DS_Store", "n01/.DS_Store", "n01/Thumbs.db", "n01/._n01_0.JPEG"):
+        (folder / name).write_bytes(b"no picture")
+    files = class_files(folder, 2)
+    assert files.names == ["n01/n01_0.JPEG", "n02/0.png", "n02/1.png"]
+    assert numbered(files) == [("n01", "0"), ("n02", "1"), ("n02", "1")]
+
+
+def test_folders_that_are_no_classes_have_them_in_a_list_of_pictures(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "c", ("00000", "00001"), 2, 4)
+    labels = [["00000/0.png", 6], ["00000/1.png", 9], ["00001/0.png", 6], ["00001/1.png", 0]]
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    files = class_files(folder, 10)
+    assert files.texts() == ["0", "6", "9"]
+    assert files.names == ["00001/1.png", "00000/0.png", "00001/0.png", "00000/1.png"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"labels": null}', '{"labels": [["0/0.png", [0, 1]]]}']
+)
+def test_a_list_of_pictures_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.json must hold the classes of pictures"):
+        class_files(tmp_path, 10)
+
+
 def test_without_a_list_the_teachers_names_count_or_the_order_of_all_folders(
     tmp_path: Path,
 ) -> None:
@@ -101,6 +163,8 @@ def test_class_folders_that_are_not_what_they_must_be_are_named(tmp_path: Path) 
     folder = tmp_path / "c"
     with pytest.raises(DataError, match=r"positives\.folder: .*c does not exist"):
         class_files(folder, 2)
+    with pytest.raises(DataError, match=r"positives\.folder: .*\.py is a file; unpack it"):
+        class_files(Path(__file__), 2)
     folder.mkdir()
     with pytest.raises(DataError, match="holds no folder of a class"):
         class_files(folder, 2)
