@@ -161,7 +161,7 @@ def picture_files(folder: Path) -> list[Path]:
 
     DataError: there are none, or too few to have neighbours.
     """
-    paths = [path for path in visible(folder) if path.suffix.lower() in SUFFIXES]
+    paths = visible(folder, SUFFIXES)
     if len(paths) <= NEIGHBOURS_DENSITY:
         raise DataError(
             f"evaluate.real: {folder} holds {len(paths)} pictures ({', '.join(SUFFIXES)}); at least"

@@ -159,7 +159,7 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
         raise DataError(f"positives.folder: {folder} {wrong}")
     found: dict[str, list[Path]] = {}
     for place in sorted(folder.glob("[!.]*/")):
-        found[place.name] = [path for path in visible(place) if path.suffix.lower() in SUFFIXES]
+        found[place.name] = visible(place, SUFFIXES)
         if not found[place.name]:
             raise DataError(f"class folder {place} holds no picture")
     if not found:
@@ -167,13 +167,13 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def visible(folder: Path) -> list[Path]:
-    """The files under a folder in order, but for what systems hide there (`._1.png`, `.cache/`)."""
+def visible(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files under a folder that end so, in order, but for what is hidden (`._1.png`)."""
     found: list[Path] = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place, name) for name in files if not name.startswith(".")]
-    return sorted(found)
+    return sorted(path for path in found if path.suffix.lower() in suffixes)
 
 
 def class_list(

@@ -25,8 +25,10 @@ def open_trackers(recipe: Recipe, start: int) -> list[GeneralTracker]:
     Raises:
         RecipeError: one of them is not installed.
     """
-    PartialState(cpu=recipe.train.device == "cpu")  # which accelerate's trackers log through
-    trackers = [open_tracker(name, recipe, start) for name in wanted(recipe)]
+    names = wanted(recipe)
+    if names:
+        PartialState(cpu=recipe.train.device == "cpu")  # which accelerate's trackers log through
+    trackers = [open_tracker(name, recipe, start) for name in names]
     for tracker in trackers:
         tracker.start()
         tracker.store_init_configuration(flat(recipe.model_dump(mode="json")))

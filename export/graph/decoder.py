@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from export.errors import DecoderError, StudentError
 from export.model.families import shift_fault
 from export.model.student import Student
-from export.model.weights import variant_of
+from export.model.weights import load_network
 
 KINDS: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
@@ -25,13 +25,7 @@ def load_decoder(student: Student, folder: Path, dtype: torch.dtype = torch.floa
     """Put the VAE of `folder` into the student's pipeline; `DecoderError` says what is wrong."""
     kind = KINDS[_kind(folder)]
     try:
-        vae = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            variant=variant_of(folder),
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        vae = load_network(kind, folder, dtype)
     except (StudentError, OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DecoderError(f"the VAE {folder} cannot be loaded: {reason}") from error

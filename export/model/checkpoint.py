@@ -17,7 +17,7 @@ from diffusers.loaders.single_file_utils import (
 from safetensors import SafetensorError, safe_open
 
 from export.errors import StudentError
-from export.model.weights import variant_of
+from export.model.weights import load_network
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 LORA, UNET, ORIGINAL_UNET, BARE_UNET, PIPELINE_FILE = range(5)
@@ -108,10 +108,7 @@ def load_unet(file: Path, base: Path, layout: int, dtype: torch.dtype) -> Any:
 def load_vae(file: Path, base: Path, dtype: torch.dtype) -> Any:
     """The VAE of a whole checkpoint, of the base's configuration; the base's if it has none."""
     if not any(key.startswith(ORIGINAL_VAE) for key in read_shapes(file)):
-        variant = variant_of(base / "vae")
-        return AutoencoderKL.from_pretrained(
-            base / "vae", dtype=dtype, variant=variant, local_files_only=True, use_safetensors=True
-        )
+        return load_network(AutoencoderKL, base / "vae", dtype)
     config = dict(AutoencoderKL.load_config(base / "vae"))
     state = _converted(file, convert_ldm_vae_checkpoint, _read(file, ORIGINAL_VAE), config)
     return _assemble(file, AutoencoderKL, config, state, dtype)

@@ -27,7 +27,7 @@ from export.model.checkpoint import (
 )
 from export.model.families import FAMILIES, SDXL, UNETS, Family, family_in, family_of
 from export.model.lora import fuse
-from export.model.weights import variant_of
+from export.model.weights import load_network, variant_of
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,8 @@ def _from_directory(source: Source) -> Opened:
             f"directory that diffusers saved, the directory of a UNet, or a safetensors file"
         )
     base = _base(source, "a UNet", UNETS)
-    variant = variant_of(folder)
     with loading_reasons(folder):
-        unet = UNet2DConditionModel.from_pretrained(
-            folder,
-            dtype=source.dtype,
-            variant=variant,
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        unet = load_network(UNet2DConditionModel, folder, source.dtype)
     return Opened(_whole(base, source, unet=unet), base)
 
 

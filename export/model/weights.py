@@ -2,11 +2,25 @@
 
 import re
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from export.errors import StudentError
 
 VARIANTS = ("fp16", "bf16")  # as `variant=` names them; others, such as non_ema, are other weights
 STEM, SHARD = r"(diffusion_pytorch_model|model)", r"(-\d+-of-\d+)?"
+
+
+def load_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A network of diffusers' class `kind` out of its directory. StudentError: see `variant_of`."""
+    return kind.from_pretrained(
+        folder,
+        dtype=dtype,
+        variant=variant_of(folder),
+        local_files_only=True,
+        use_safetensors=True,
+    )
 
 
 def variant_of(*folders: Path) -> str | None:
